@@ -1,0 +1,100 @@
+//! [`Fault`]: one thing that is wrong (or risky) in the configuration, and how it is shown to a person.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::yaml::Place;
+
+/// Something wrong with the configuration, or (in [`super::Loaded::warnings`]) something risky.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// Where, as keys and indices: `upstreams[1].region`. Empty for the document as a whole.
+    pub path: String,
+    /// Line of the value, or of the mapping that lacks it; from 1. Zero when there is no place.
+    pub line: usize,
+    /// Column, from 1. Zero when there is no place.
+    pub column: usize,
+    /// What is wrong and what is allowed. Never quotes a secret.
+    pub message: String,
+    /// From this column on, the source line may hold a secret and is not shown.
+    #[serde(skip)]
+    hidden_from: Option<usize>,
+}
+
+impl Fault {
+    pub(super) fn new(path: &str, place: Place, message: String) -> Self {
+        Self { path: path.to_owned(), line: place.line, column: place.column, message, hidden_from: None }
+    }
+
+    /// The same fault, whose source line is shown only up to `column`.
+    #[must_use]
+    pub(super) const fn hiding_from(mut self, column: usize) -> Self {
+        self.hidden_from = Some(column);
+        self
+    }
+
+    /// The fault with its line of `text` and a caret below the place; several lines, without a final line break.
+    ///
+    /// ```text
+    /// gateway.yaml:3:5: upstreams[0].regoin: unknown key; did you mean `region`?
+    ///   3 |     regoin: …
+    ///     |     ^
+    /// ```
+    pub fn render(&self, text: &str) -> String {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let Some(line) = self.line.checked_sub(1).and_then(|index| text.lines().nth(index)) else {
+            return self.to_string();
+        };
+        let shown = match self.hidden_from {
+            Some(column) if column <= line.chars().count() => {
+                line.chars().take(column.saturating_sub(1)).chain(std::iter::once('…')).collect()
+            }
+            _ => line.to_owned(),
+        };
+        let number = self.line.to_string();
+        let margin = " ".repeat(number.len());
+        // Tabs stay tabs, so that the caret stands where the eye expects it.
+        let indent: String = line
+            .chars()
+            .chain(std::iter::repeat(' '))
+            .take(self.column.saturating_sub(1))
+            .map(|character| if character == '\t' { '\t' } else { ' ' })
+            .collect();
+        format!("{self}\n  {number} | {shown}\n  {margin} | {indent}^")
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line > 0 {
+            write!(formatter, "gateway.yaml:{}:{}: ", self.line, self.column)?;
+        }
+        if !self.path.is_empty() {
+            write!(formatter, "{}: ", self.path)?;
+        }
+        formatter.write_str(&self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_shown_with_its_line_and_a_caret() {
+        let fault = Fault::new("b.c", Place { line: 2, column: 3 }, "is wrong".to_owned());
+        assert_eq!(fault.render("b:\n  c: x\n"), "gateway.yaml:2:3: b.c: is wrong\n  2 |   c: x\n    |   ^");
+        let hiding = fault.clone().hiding_from(6);
+        assert_eq!(hiding.render("b:\n  c: x\n"), "gateway.yaml:2:3: b.c: is wrong\n  2 |   c: …\n    |   ^");
+        let elsewhere = Fault::new("", Place { line: 9, column: 1 }, "ends early".to_owned());
+        assert_eq!(elsewhere.render("b:"), "gateway.yaml:9:1: ends early");
+    }
+
+    #[test]
+    fn machines_get_path_line_column_and_message() {
+        let fault = Fault::new("a", Place { line: 1, column: 4 }, "is wrong".to_owned()).hiding_from(1);
+        let json = serde_json::to_string(&fault).expect("plain data");
+        assert_eq!(json, r#"{"path":"a","line":1,"column":4,"message":"is wrong"}"#);
+    }
+}

@@ -1,0 +1,216 @@
+//! `spin.toml` and `runtime-config.toml` for a `gateway.yaml`: the variables that it mentions, exactly the hosts that it
+//! makes the gateway call, the files that it names, and where state is kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use super::destinations::destinations;
+use super::yaml::{self, Node, Value};
+use super::{AnthropicAuth, Config, GoogleAuth, Provider, variables};
+
+/// Name of the component and of the application.
+const NAME: &str = "sallyport";
+
+/// Networks that nothing may be called in (auth contract §4.8), beside link-local ones.
+const METADATA_NETWORKS: [&str; 5] =
+    ["100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32", "fd00:ec2::254/128", "fd20:ce::254/128"];
+
+/// What gateway.yaml has no word for: a host behind a private authority, or one that wants a client certificate.
+const CLIENT_TLS_HINT: &str = r#"
+# Client certificates and extra roots, per host:
+# [[client_tls]]
+# component_ids = ["sallyport"]
+# hosts = ["gateway.internal.example.com"]
+# ca_roots_file = "/etc/ssl/internal-ca.pem"
+# client_cert_file = "/etc/sallyport/client.pem"
+# client_private_key_file = "/etc/sallyport/client.key"
+"#;
+
+/// What Spin needs to run a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpinFiles {
+    /// `spin.toml`.
+    pub manifest: String,
+    /// `runtime-config.toml`.
+    pub runtime_config: String,
+}
+
+/// Renders both files for `config`, which was parsed from `text`.
+pub fn render_spin(text: &str, config: &Config) -> SpinFiles {
+    let allowed = destinations(config);
+    SpinFiles { manifest: manifest(text, config, &allowed), runtime_config: runtime_config(text, config, &allowed) }
+}
+
+fn manifest(text: &str, config: &Config, allowed: &BTreeSet<String>) -> String {
+    let (declared, undeclarable) = spin_variables(text);
+    let mut out = format!(
+        "# Written by `sallyport render spin` for gateway.yaml. Render it again when gateway.yaml changes.\n\
+         # The component for Spin 4.1 or newer: `spin build`, then `spin up --runtime-config-file runtime-config.toml`.\n\
+         # Our own host honours the stores, the databases and the allowed hosts (`sallyport serve --manifest spin.toml`).\n\
+         spin_manifest_version = 2\n\n\
+         [application]\nname = \"{NAME}\"\nversion = \"{version}\"\n\
+         description = \"A gateway for Claude Code\"\n",
+        version = env!("CARGO_PKG_VERSION"),
+    );
+    if !declared.is_empty() {
+        out.push_str("\n# ${NAME} in gateway.yaml is the variable of that name in lower case.\n[variables]\n");
+        for name in declared.keys() {
+            line(&mut out, &format!("{name} = {{ required = true, secret = true }}"));
+        }
+    }
+    for name in &undeclarable {
+        line(&mut out, &format!("# {name} cannot be the name of a Spin variable: rename it in gateway.yaml."));
+    }
+    line(&mut out, &format!("\n[[trigger.http]]\nroute = \"/...\"\ncomponent = \"{NAME}\"\n\n[component.{NAME}]"));
+    line(&mut out, "source = \"target/wasm32-wasip2/release/sallyport.wasm\"");
+    line(&mut out, "key_value_stores = [\"default\"]");
+    if config.store.postgres_url.is_none() {
+        line(&mut out, "sqlite_databases = [\"default\"]");
+    }
+    out.push_str("files = [\n  { source = \"gateway.yaml\", destination = \"/gateway.yaml\" },\n");
+    for path in files(text, config) {
+        line(&mut out, &format!("  {{ source = {0}, destination = {0} }},", quoted(&path)));
+    }
+    out.push_str(
+        "]\n# Exactly what gateway.yaml names. Should the identity provider's discovery document name endpoints on\n",
+    );
+    out.push_str("# other hosts, add them.\nallowed_outbound_hosts = [\n");
+    for origin in allowed {
+        line(&mut out, &format!("  {},", quoted(origin)));
+    }
+    out.push_str("]\n");
+    if !declared.is_empty() {
+        line(&mut out, &format!("\n[component.{NAME}.variables]"));
+        for name in declared.keys() {
+            line(&mut out, &format!("{name} = \"{{{{ {name} }}}}\""));
+        }
+    }
+    line(&mut out, &format!("\n[component.{NAME}.build]"));
+    line(&mut out, "command = \"cargo build --release --package sallyport --lib --target wasm32-wasip2\"");
+    line(&mut out, "watch = [\"src/**/*.rs\", \"migrations/*.sql\", \"Cargo.toml\"]");
+    out
+}
+
+fn runtime_config(text: &str, config: &Config, allowed: &BTreeSet<String>) -> String {
+    let mut out = "# Written by `sallyport render spin` for gateway.yaml. Render it again when gateway.yaml changes.\n\
+                   # Where the component's stores live. Run from this directory: Spin takes the path of a SQLite database\n\
+                   # from the current one. The files are those of `sallyport serve`.\n\
+                   [key_value_store.default]\ntype = \"spin\"\npath = \".sallyport/key_value.db\"\n"
+        .to_owned();
+    if config.store.postgres_url.is_none() {
+        out.push_str("\n[sqlite_database.default]\ntype = \"spin\"\npath = \".sallyport/sqlite.db\"\n");
+    }
+    // Metadata services are only reachable if a configured credential comes from one.
+    let is_metadata = |origin: &String| origin.contains("//169.254.") || origin.contains("//metadata.");
+    let link_local = ["169.254.0.0/16", "fe80::/10"].into_iter().filter(|_| !allowed.iter().any(is_metadata));
+    let blocked: Vec<_> = link_local.chain(METADATA_NETWORKS).map(quoted).collect();
+    line(&mut out, &format!("\n[outbound_networking]\nblock_networks = [{}]", blocked.join(", ")));
+    if config.oidc.ca_cert_pem.is_some() {
+        let hosts: BTreeSet<_> = std::iter::once(&config.oidc.issuer)
+            .chain(&config.oidc.discovery_url)
+            .filter_map(|url| url.host_str())
+            .map(quoted)
+            .collect();
+        line(&mut out, &format!("\n[[client_tls]]\ncomponent_ids = [\"{NAME}\"]"));
+        line(&mut out, &format!("hosts = [{}]", hosts.into_iter().collect::<Vec<_>>().join(", ")));
+        line(&mut out, "ca_use_platform_roots = true");
+        match ca_file(text) {
+            Some(path) => line(&mut out, &format!("ca_roots_file = {}", quoted(&path))),
+            None => {
+                out.push_str("# Save the text of oidc.ca_cert_pem as this file.\nca_roots_file = \"oidc-ca.pem\"\n");
+            }
+        }
+    }
+    out.push_str(CLIENT_TLS_HINT);
+    out
+}
+
+/// The variables that gateway.yaml mentions: by their Spin name, and those that have none. A Spin name begins with a
+/// letter, is lower case, and has no two underscores in a row and none at the end.
+fn spin_variables(text: &str) -> (BTreeMap<String, String>, Vec<String>) {
+    let is_name = |name: &str| {
+        name.starts_with(|first: char| first.is_ascii_lowercase()) && !name.contains("__") && !name.ends_with('_')
+    };
+    let mut declared = BTreeMap::new();
+    let mut undeclarable = Vec::new();
+    for name in variables(text) {
+        let lower = name.to_lowercase();
+        if is_name(&lower) {
+            declared.insert(lower, name);
+        } else {
+            undeclarable.push(name);
+        }
+    }
+    (declared, undeclarable)
+}
+
+/// Every file that the gateway reads at run time, as far as the component reads it itself.
+fn files(text: &str, config: &Config) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    if let Ok(document) = yaml::read(text) {
+        file_references(&document.root, &mut found);
+    }
+    let google = |auth: &GoogleAuth| match auth {
+        GoogleAuth::ServiceAccountFile(path) => Some(path.clone()),
+        GoogleAuth::DefaultChain | GoogleAuth::AccessToken(_) => None,
+    };
+    for upstream in &config.upstreams {
+        match &upstream.provider {
+            Provider::Anthropic { auth: AnthropicAuth::WorkloadIdentity { identity_token_file, .. }, .. } => {
+                found.insert(identity_token_file.clone());
+            }
+            Provider::Vertex { auth, .. } | Provider::AnthropicGoogleCloud { auth, .. } => found.extend(google(auth)),
+            _ => {}
+        }
+    }
+    found.extend(config.telemetry.forward_to.iter().filter_map(|collector| google(collector.google.as_ref()?)));
+    found.extend(config.oidc.google_groups.as_ref().map(|groups| groups.service_account_json_path.clone()));
+    found.extend(settings_file(text));
+    found
+}
+
+fn file_references(node: &Node, found: &mut BTreeSet<String>) {
+    match &node.value {
+        Value::Text(text) => found.extend(file_reference(text)),
+        Value::List(items) => items.iter().for_each(|node| file_references(node, found)),
+        Value::Mapping(entries) => entries.iter().for_each(|entry| file_references(&entry.node, found)),
+        _ => {}
+    }
+}
+
+/// The path in `${file:…}`.
+fn file_reference(text: &str) -> Option<String> {
+    let path = text.trim().strip_prefix("${file:")?.strip_suffix('}')?;
+    path.starts_with('/').then(|| path.to_owned())
+}
+
+fn ca_file(text: &str) -> Option<String> {
+    file_reference(&written(text, &["oidc", "ca_cert_pem"])?)
+}
+
+/// `managed.settings`, where it is not a reference itself.
+fn settings_file(text: &str) -> Option<String> {
+    written(text, &["managed", "settings"]).filter(|path| !path.contains("${"))
+}
+
+/// The text that is written under `keys`.
+fn written(text: &str, keys: &[&str]) -> Option<String> {
+    let mut node = yaml::read(text).ok()?.root;
+    for key in keys {
+        let Value::Mapping(entries) = node.value else { return None };
+        node = entries.into_iter().find(|entry| entry.key == *key)?.node;
+    }
+    match node.value {
+        Value::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// A TOML basic string: JSON's escapes are among TOML's.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn line(out: &mut String, text: &str) {
+    writeln!(out, "{text}").expect("memory");
+}

@@ -1,0 +1,389 @@
+//! [`AuditEvent`]: everything the gateway ever writes to the audit trail, and its form: one JSON object per line
+//! (auth contract §11, inference contract §12). Prompts, answers, tokens and secrets have no field here.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::domain::ids::Timestamp;
+
+/// One event. Fields are the contract's; absent ones are left out.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum AuditEvent<'a> {
+    /// `config.load`: the gateway starts with this configuration. It has no `request_id`.
+    ConfigLoad {
+        /// Where it was read.
+        path: &'a str,
+        /// Digest of its meaning, not of its text.
+        sha256: &'a str,
+    },
+    /// `access.denied`: the address may not enter.
+    AccessDenied {
+        /// `ip_denylist` or `ip_not_allowlisted`.
+        reason: &'static str,
+        /// The client's address.
+        client_ip: IpAddr,
+    },
+    /// `auth.denied`: no valid session.
+    AuthDenied {
+        /// `missing_token` or `invalid_token`.
+        reason: &'static str,
+        /// Path without the query.
+        path: &'a str,
+        /// The client's address.
+        client_ip: IpAddr,
+    },
+    /// `managed.serve`: a settings document was delivered.
+    ManagedServe(SettingsServed),
+    /// `desktop_bootstrap.serve` or `desktop_bootstrap.denied`.
+    DesktopBootstrap(BootstrapDecided),
+    /// `device.authorize`: a device asked for a code.
+    DeviceAuthorize {
+        /// `success` or `rate_limited`.
+        result: &'static str,
+        /// The device's address.
+        client_ip: IpAddr,
+    },
+    /// `device.verify`: a person posted a code.
+    DeviceVerify {
+        /// `redirect`, `unknown_code`, `csrf_rejected`, `rate_limited`, or `idp_unavailable`.
+        result: &'static str,
+        /// The browser's address.
+        client_ip: IpAddr,
+        /// Why, where the result does not say it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        err: Option<&'a str>,
+    },
+    /// `device.deny`: a person stopped a sign-in.
+    DeviceDeny {
+        /// `denied`.
+        result: &'static str,
+        /// The browser's address.
+        client_ip: IpAddr,
+        /// The address that had asked for the code; absent when it cannot be read any more.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        requested_from: Option<IpAddr>,
+        /// When, RFC 3339.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        requested_at: Option<&'a str>,
+    },
+    /// `device.callback`: a browser came back and the grant stays as it is.
+    DeviceCallback {
+        /// `browser_mismatch`, and beyond the reference: `idp_error`, `invalid_state`, `not_waiting`.
+        result: &'static str,
+        /// The browser's address.
+        client_ip: IpAddr,
+        /// What the identity provider said.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        err: Option<&'a str>,
+    },
+    /// `session.mint`: a sign-in succeeded or failed.
+    SessionMint(SessionOutcome<'a>),
+    /// `session.refresh`: a session goes on, or does not.
+    SessionRefresh(SessionOutcome<'a>),
+    /// `inference`: one request to a model.
+    Inference {
+        /// Whose.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sub: Option<&'a str>,
+        /// Whose, for people.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        email: Option<&'a str>,
+        /// `/v1/messages` or `/v1/messages/count_tokens`.
+        path: &'a str,
+        /// The model as the client named it; null when no upstream was chosen.
+        model: Option<&'a str>,
+        /// The upstream whose answer was returned; null for the gateway's own.
+        upstream: Option<&'a str>,
+        /// The upstream's id of the request.
+        upstream_request_id: Option<&'a str>,
+        /// The cloud's id of the request.
+        upstream_cloud_request_id: Option<&'a str>,
+        /// Who pays, of the caller's groups.
+        #[serde(flatten)]
+        billing: Billing<'a>,
+        /// Status returned to the client.
+        status: u16,
+        /// Milliseconds until the response headers.
+        ms: u64,
+    },
+    /// `spend.metered`: what an answer cost; only with `admin.billing_group_tag`.
+    SpendMetered {
+        /// Whose.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sub: Option<&'a str>,
+        /// Who pays, of the caller's groups.
+        #[serde(flatten)]
+        billing: Billing<'a>,
+        /// The model as the client named it.
+        model: &'a str,
+        /// Tokens.
+        input_tokens: u64,
+        /// Tokens.
+        output_tokens: u64,
+        /// Tokens.
+        #[serde(skip_serializing_if = "is_zero")]
+        cache_read_input_tokens: u64,
+        /// Tokens.
+        #[serde(skip_serializing_if = "is_zero")]
+        cache_creation_input_tokens: u64,
+        /// Rounded to six decimals.
+        cents: serde_json::Number,
+    },
+    /// `spend.blocked`: a caller may not spend more.
+    SpendBlocked {
+        /// Whose.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sub: Option<&'a str>,
+        /// `over_limit` or `store_error`.
+        cause: &'static str,
+        /// The exhausted cap in cents.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cap_cents: Option<String>,
+        /// Type of its scope, or `group_pool`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        source: Option<&'static str>,
+        /// Over what.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        period: Option<&'static str>,
+        /// The exhausted pools in charging order.
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        groups: &'a [String],
+    },
+    /// `admin.denied`: no administrator.
+    AdminDenied {
+        /// `no_credentials`, `invalid_key` or `bearer_rejected`.
+        reason: &'static str,
+        /// Method.
+        method: &'a str,
+        /// Path without the query.
+        path: &'a str,
+        /// The client's address.
+        client_ip: IpAddr,
+    },
+    /// `admin.limit.upsert`: a cap was set.
+    AdminLimitUpsert {
+        /// Which.
+        #[serde(flatten)]
+        changed: LimitChanged<'a>,
+        /// Cents; null is unlimited.
+        amount: Option<String>,
+    },
+    /// `admin.limit.delete`: a cap was removed.
+    AdminLimitDelete(LimitChanged<'a>),
+}
+
+/// A cap that an administrator has changed.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct LimitChanged<'a> {
+    /// `admin-key:<id>` or `oidc:<sub>`.
+    pub actor: &'a str,
+    /// The cap's id.
+    pub target: &'a str,
+    /// Type of its scope.
+    pub scope_type: &'static str,
+    /// Whose; empty for the organization.
+    pub scope_id: &'a str,
+    /// Over what.
+    pub period: &'static str,
+}
+
+/// What a request said about who pays (inference contract §17).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Billing<'a> {
+    /// A group of the caller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub billing_group: Option<&'a str>,
+    /// Whether it said something that is no group of the caller.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub billing_group_ignored: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// The audit event `managed.serve`, without what every event has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SettingsServed {
+    /// Who asked.
+    pub sub: String,
+    /// The e-mail address, if the session has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// The first policy that holds.
+    pub policy_index: usize,
+    /// All contributors, when several specific policies hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_indexes: Option<Vec<usize>>,
+    /// Checksum of the document.
+    pub checksum: String,
+}
+
+/// The audit event, without what every event has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BootstrapDecided {
+    /// `desktop_bootstrap.serve` or `desktop_bootstrap.denied`.
+    #[serde(skip)]
+    pub event: &'static str,
+    /// Why it was denied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// Who asked.
+    pub sub: String,
+    /// The e-mail address, if the session has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// The first policy that holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_index: Option<usize>,
+    /// All contributors, when several specific policies hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_indexes: Option<Vec<usize>>,
+}
+
+/// How a sign-in or a refresh went.
+#[derive(Debug, Serialize)]
+pub struct SessionOutcome<'a> {
+    /// `success` or `fail`.
+    result: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<&'a str>,
+    client_ip: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_hours: Option<serde_json::Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    err: Option<&'a str>,
+}
+
+impl<'a> SessionOutcome<'a> {
+    /// It went well, for so long.
+    pub fn success(sub: &'a str, email: Option<&'a str>, client_ip: IpAddr, ttl: Duration) -> Self {
+        let secs = ttl.as_secs();
+        let hours = if secs.is_multiple_of(3600) {
+            Some((secs / 3600).into())
+        } else {
+            serde_json::Number::from_f64(ttl.as_secs_f64() / 3600.0)
+        };
+        Self {
+            result: "success",
+            sub: Some(sub),
+            email,
+            client_ip,
+            ttl_hours: hours,
+            step: None,
+            answer: None,
+            err: None,
+        }
+    }
+
+    /// It did not, because of `err`.
+    pub const fn fail(client_ip: IpAddr, err: &'a str) -> Self {
+        Self {
+            result: "fail",
+            sub: None,
+            email: None,
+            client_ip,
+            ttl_hours: None,
+            step: None,
+            answer: None,
+            err: Some(err),
+        }
+    }
+
+    /// The same of a refresh: the step that failed, and the OAuth error that was answered.
+    #[must_use]
+    pub const fn at(self, step: &'static str, answer: &'static str) -> Self {
+        Self { step: Some(step), answer: Some(answer), ..self }
+    }
+}
+
+impl AuditEvent<'_> {
+    /// The event's name.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ConfigLoad { .. } => "config.load",
+            Self::AccessDenied { .. } => "access.denied",
+            Self::AuthDenied { .. } => "auth.denied",
+            Self::ManagedServe(_) => "managed.serve",
+            Self::DesktopBootstrap(decided) => decided.event,
+            Self::DeviceAuthorize { .. } => "device.authorize",
+            Self::DeviceVerify { .. } => "device.verify",
+            Self::DeviceDeny { .. } => "device.deny",
+            Self::DeviceCallback { .. } => "device.callback",
+            Self::SessionMint(_) => "session.mint",
+            Self::SessionRefresh(_) => "session.refresh",
+            Self::Inference { .. } => "inference",
+            Self::SpendMetered { .. } => "spend.metered",
+            Self::SpendBlocked { .. } => "spend.blocked",
+            Self::AdminDenied { .. } => "admin.denied",
+            Self::AdminLimitUpsert { .. } => "admin.limit.upsert",
+            Self::AdminLimitDelete(_) => "admin.limit.delete",
+        }
+    }
+
+    /// The line: `ts`, `evt` and `request_id` first, then the event's own fields.
+    pub fn line(&self, at: Timestamp, request_id: Option<&str>) -> String {
+        let fields = serde_json::to_string(self).expect("events are made of strings and numbers");
+        let mut line = format!("{{\"ts\":\"{}\",\"evt\":\"{}\"", at.to_rfc3339(), self.name());
+        if let Some(id) = request_id {
+            // Ids are UUIDs or match [A-Za-z0-9._-]: nothing to escape.
+            line.push_str(",\"request_id\":\"");
+            line.push_str(id);
+            line.push('"');
+        }
+        if fields.len() > "{}".len() {
+            line.push(',');
+        }
+        line.push_str(&fields[1..]);
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_that_starts_with_time_name_and_request() {
+        let event = AuditEvent::AuthDenied {
+            reason: "missing_token",
+            path: "/v1/messages",
+            client_ip: "2001:db8::1".parse().expect("an address"),
+        };
+        assert_eq!(
+            event.line(Timestamp::from_millis(0), Some("abc")),
+            r#"{"ts":"1970-01-01T00:00:00.000Z","evt":"auth.denied","request_id":"abc","reason":"missing_token","path":"/v1/messages","client_ip":"2001:db8::1"}"#
+        );
+    }
+    #[test]
+    fn session_events_have_the_fields_of_their_outcome_only() {
+        let ip = IpAddr::from([192, 0, 2, 1]);
+        let head = r#"{"ts":"1970-01-01T00:00:00.000Z","evt":"session."#;
+        for (event, rest) in [
+            (
+                AuditEvent::SessionMint(SessionOutcome::success("a", Some("e"), ip, Duration::from_hours(1))),
+                r#"mint","result":"success","sub":"a","email":"e","client_ip":"192.0.2.1","ttl_hours":1}"#,
+            ),
+            (
+                AuditEvent::SessionRefresh(SessionOutcome::success("a", None, ip, Duration::from_mins(30))),
+                r#"refresh","result":"success","sub":"a","client_ip":"192.0.2.1","ttl_hours":0.5}"#,
+            ),
+            (
+                AuditEvent::SessionRefresh(SessionOutcome::fail(ip, "no").at("claims", "invalid_grant")),
+                r#"refresh","result":"fail","client_ip":"192.0.2.1","step":"claims","answer":"invalid_grant","err":"no"}"#,
+            ),
+        ] {
+            assert_eq!(event.line(Timestamp::from_millis(0), None), format!("{head}{rest}"));
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! `/api/…`: what clients ask besides inference.
+
+pub(crate) mod oauth;

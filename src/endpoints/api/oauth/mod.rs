@@ -1,0 +1,3 @@
+//! `/api/oauth/…`.
+
+pub(crate) mod usage;

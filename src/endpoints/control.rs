@@ -1,0 +1,156 @@
+//! `POST /.sallyport/…`: what the host asks of the component for itself; nobody else can (see `Gateway::handle`).
+//!
+//! `start` prepares everything that a first request would otherwise find missing, and says what stands in the way.
+
+use std::rc::Rc;
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use url::Url;
+
+use crate::domain::audit::AuditEvent;
+use crate::domain::oidc::Metadata;
+use crate::domain::outbound::{self, Loopback};
+use crate::domain::price::Served;
+use crate::exchange::{Request, Response, json, plain};
+use crate::gateway::Gateway;
+use crate::idp;
+use crate::store::signing_keys::KeyInfo;
+
+/// What the host tells along.
+#[derive(Debug, Default, Deserialize)]
+struct Input {
+    /// Where the configuration was read, for the audit trail.
+    #[serde(default)]
+    config_path: String,
+    /// What `keys` is to do: `list` or `rotate`.
+    #[serde(default)]
+    action: String,
+}
+
+/// The answer to `start`.
+#[derive(Debug, Default, Serialize)]
+struct Started {
+    /// Why the gateway must not listen.
+    faults: Vec<String>,
+    /// What an operator should know.
+    warnings: Vec<String>,
+    /// Origins that the identity provider's endpoints are at.
+    outbound_hosts: Vec<String>,
+    /// What was done.
+    lines: Vec<String>,
+}
+
+/// Runs one operation.
+pub(crate) async fn post(gateway: &Rc<Gateway>, operation: String, mut request: Request) -> Response {
+    let body = gateway.body(&mut request).await.unwrap_or_default();
+    let input: Input = serde_json::from_slice(&body).unwrap_or_default();
+    match operation.as_str() {
+        "start" => json(StatusCode::OK, &start(gateway, &input).await),
+        "migrate" => match gateway.store().migrate().await {
+            Ok(applied) => json(StatusCode::OK, &json!({ "lines": applied_lines(&applied) })),
+            Err(error) => failed(&format!("the database cannot be migrated: {error}")),
+        },
+        "keys" => keys(gateway, &input.action).await,
+        _ => plain(StatusCode::NOT_FOUND, "not found"),
+    }
+}
+
+async fn start(gateway: &Gateway, input: &Input) -> Started {
+    let mut started = Started::default();
+    let sha256 = &gateway.config.sha256;
+    let event = AuditEvent::ConfigLoad { path: &input.config_path, sha256 };
+    gateway.ports.log.line(&event.line(gateway.ports.clock.now(), None));
+
+    match gateway.store().migrate().await {
+        Ok(applied) => started.lines.extend(applied_lines(&applied)),
+        Err(error) => started.faults.push(format!("store: {error}")),
+    }
+    if started.faults.is_empty()
+        && let Err(failure) = gateway.keys().await
+    {
+        started.faults.push(failure.cause().unwrap_or("the session keys cannot be read").to_owned());
+    }
+    match idp::metadata(gateway).await {
+        Ok(metadata) => {
+            let loopback = if gateway.ports.allow_loopback { Loopback::Allowed } else { Loopback::Refused };
+            judge(&metadata, gateway, loopback, &mut started);
+        }
+        Err(error) => started.faults.push(format!("oidc.issuer: discovery failed: {error}")),
+    }
+    started.warnings.extend(models_without_a_price(gateway));
+    started
+}
+
+/// Configured models that are billed as unknown ones (inference contract §13.3).
+fn models_without_a_price(gateway: &Gateway) -> Vec<String> {
+    if gateway.config.admin.is_none() {
+        return Vec::new();
+    }
+    let models = gateway.config.models.iter().flat_map(|configured| {
+        let ids = configured.upstream_model.iter();
+        ids.map(|(upstream, model)| Served { upstream, model, requested: &configured.id })
+    });
+    models
+        .filter(|served| gateway.prices.is_unknown(*served))
+        .map(|Served { upstream, model, requested }| {
+            format!("no price is known for {requested} ({model} at {upstream}); set pricing.overrides to give it one")
+        })
+        .collect()
+}
+
+fn applied_lines(applied: &[String]) -> Vec<String> {
+    applied.iter().map(|name| format!("migration {name} applied")).collect()
+}
+
+/// Whether the identity provider's endpoints may be called, and where they are (auth contract §4.8).
+fn judge(metadata: &Metadata, gateway: &Gateway, loopback: Loopback, started: &mut Started) {
+    let called = [
+        ("token_endpoint", Some(&metadata.token_endpoint)),
+        ("jwks_uri", Some(&metadata.jwks_uri)),
+        ("userinfo_endpoint", metadata.userinfo_endpoint.as_ref()),
+    ];
+    for (name, url) in called.into_iter().filter_map(|(name, url)| Some((name, url?))) {
+        match outbound::check_url(url, loopback) {
+            Ok(()) => started.outbound_hosts.push(origin(url)),
+            Err(blocked) => started.faults.push(format!("oidc discovery: {name} {url} {blocked}")),
+        }
+    }
+    if metadata.differs_from(&gateway.config.oidc.issuer) {
+        started.warnings.push(format!(
+            "the discovery document speaks for the issuer {}, not for {}; id tokens of the former are accepted",
+            metadata.issuer, gateway.config.oidc.issuer
+        ));
+    }
+}
+
+fn origin(url: &Url) -> String {
+    url.origin().ascii_serialization()
+}
+
+async fn keys(gateway: &Gateway, action: &str) -> Response {
+    let Some(ring) = gateway.signing_keys() else {
+        return failed("session.jwt_secret names the keys: change the configuration to rotate them");
+    };
+    let outcome = match action {
+        "rotate" => ring.rotate().await,
+        _ => ring.list().await,
+    };
+    match outcome {
+        Ok(keys) => json(StatusCode::OK, &json!({ "keys": keys.iter().map(described).collect::<Vec<_>>() })),
+        Err(error) => failed(&error.to_string()),
+    }
+}
+
+fn described(key: &KeyInfo) -> serde_json::Value {
+    json!({
+        "kid": key.kid,
+        "created_at": key.created_at.to_rfc3339(),
+        "retired_at": key.retired_at.map(crate::domain::ids::Timestamp::to_rfc3339),
+    })
+}
+
+fn failed(message: &str) -> Response {
+    json(StatusCode::CONFLICT, &json!({ "error": message }))
+}

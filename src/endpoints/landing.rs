@@ -1,0 +1,22 @@
+//! `GET /`: what a person sees who opens the gateway's address (auth contract §4.1).
+
+use std::rc::Rc;
+
+use http::StatusCode;
+
+use crate::endpoints::{FormAction, page};
+use crate::error::Failure;
+use crate::exchange::{Request, Response};
+use crate::gateway::{Context, Gateway};
+use crate::pages::Landing;
+
+/// Answers `GET /`.
+#[expect(clippy::unused_async, reason = "endpoints are asynchronous")]
+pub(crate) async fn get(gateway: &Rc<Gateway>, context: &Context, _request: Request) -> Result<Response, Failure> {
+    let landing = Landing {
+        origin: context.origin.clone(),
+        identity_provider: gateway.config.oidc.issuer.host_str().unwrap_or_default().to_owned(),
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    Ok(page(StatusCode::OK, &landing, FormAction::Nowhere))
+}

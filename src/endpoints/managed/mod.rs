@@ -1,0 +1,3 @@
+//! `/managed/…`
+
+pub(crate) mod settings;

@@ -1,0 +1,3 @@
+//! `/user/…`
+
+pub(crate) mod bootstrap;

@@ -1,0 +1,65 @@
+//! `POST /v1/messages`: forward one inference request and stream the answer back (inference contract §4).
+
+pub(crate) mod count_tokens;
+
+use std::rc::Rc;
+
+use http::StatusCode;
+
+use crate::error::Failure;
+use crate::exchange::{Request, Response};
+use crate::gateway::{Context, Gateway};
+use crate::relay::{self, Inference};
+use crate::upstream::{self, Message, Operation, catalog};
+
+/// Answers `POST /v1/messages`.
+pub(crate) async fn post(gateway: &Rc<Gateway>, context: &Context, request: Request) -> Result<Response, Failure> {
+    infer(gateway, context, request, Operation::Messages).await
+}
+
+/// What both operations share: session, body, policy, plan, and the relay.
+async fn infer(
+    gateway: &Rc<Gateway>,
+    context: &Context,
+    mut request: Request,
+    operation: Operation,
+) -> Result<Response, Failure> {
+    let received = gateway.ports.clock.now();
+    let session = gateway.session(context, &request).await?;
+    let clearance = match operation {
+        Operation::CountTokens => None,
+        // Before the body is read: a blocked caller is told so whatever they send (inference contract §4).
+        Operation::Messages => match gateway.clear(context, &session).await {
+            Ok(clearance) => clearance,
+            Err(refusal) => return Ok(refusal),
+        },
+    };
+    let body = gateway.body(&mut request).await?;
+    let message = Message::parse(body).map_err(|malformed| Failure::invalid_request(malformed.to_string()))?;
+    if !gateway.may_use(&session, message.model()) {
+        return Err(Failure::invalid_request(format!(
+            "model {} is not in your role's availableModels allowlist",
+            message.model()
+        )));
+    }
+    let plan = gateway.catalog.plan(&gateway.config.upstreams, session.groups(), message.model()).map_err(
+        |refused: catalog::Refused| {
+            Failure::messages(StatusCode::BAD_REQUEST, "invalid_request_error", refused.to_string())
+        },
+    )?;
+    let query = request.uri.query().map(str::to_owned);
+    let tag = gateway.config.admin.as_ref().and_then(|admin| admin.billing_group_tag.as_deref());
+    let billing_group = tag.map_or(upstream::BillingGroup::Absent, |tag| message.billing_group(tag, session.groups()));
+    let inference = Inference {
+        operation,
+        query,
+        headers: request.headers,
+        message,
+        session,
+        plan,
+        received,
+        clearance,
+        billing_group,
+    };
+    relay::send(gateway, context, inference).await
+}

@@ -1,0 +1,147 @@
+//! `/v1/organizations/spend_limits`: set, list, read and delete caps (inference contract §18.3 to §18.6).
+
+pub(crate) mod audit;
+mod body;
+pub(crate) mod effective;
+
+use std::rc::Rc;
+
+use serde_json::{Value, json};
+
+use super::{Administrator, Query, Refusal};
+use crate::domain::audit::{AuditEvent, LimitChanged};
+use crate::domain::session::hex;
+use crate::domain::spend::calendar::Period;
+use crate::domain::spend::limit::Limit;
+use crate::gateway::Gateway;
+use crate::store::{Change, Edge, Page, Stored};
+
+/// How often a change is tried again because somebody else was faster.
+const ATTEMPTS: u32 = 20;
+
+const NOT_FOUND: &str = "spend limit not found";
+
+/// Sets a cap.
+pub(super) async fn post(gateway: &Rc<Gateway>, administrator: &Administrator, body: &[u8]) -> Result<Value, Refusal> {
+    let wish = body::parse(body).map_err(Refusal::invalid)?;
+    let new_id = format!("spl_{}", hex(&gateway.random::<16>()));
+    let month = Period::Monthly.key(gateway.ports.clock.now());
+    for _ in 0..ATTEMPTS {
+        let now = gateway.ports.clock.now();
+        let stored = gateway.store().find_limit(&wish.scope, wish.period).await?;
+        let existing = stored.as_ref().filter(|stored| !stored.is_deleted).map(|stored| &stored.limit);
+        let before = existing.map_or_else(String::new, |limit| limit.to_image().to_string());
+        let limit =
+            wish.clone().grant(existing, &new_id, now).map_err(|refused| Refusal::invalid(refused.to_string()))?;
+        let change = Change {
+            limit: &limit,
+            is_deletion: false,
+            from_version: stored.as_ref().map_or(0, |stored| stored.version),
+            actor: &administrator.actor,
+            action: "spend_limit.upsert",
+            before: &before,
+            after: &limit.to_image().to_string(),
+            at: now,
+        };
+        if gateway.store().change_limit(change).await? {
+            let amount = limit.amount.map(|amount| amount.to_string());
+            let changed = changed(administrator, &limit);
+            log(gateway, &AuditEvent::AdminLimitUpsert { changed, amount });
+            if limit.pool.amount.is_none() {
+                return Ok(limit.to_json("0"));
+            }
+            let stored = gateway.store().limit_by_id(&limit.id, &month).await?;
+            let spent = stored.map_or_else(|| "0".to_owned(), |stored| stored.pool_spent.cents());
+            return Ok(limit.to_json(&spent));
+        }
+    }
+    Err(busy())
+}
+
+/// One cap.
+pub(super) async fn get(gateway: &Rc<Gateway>, id: &str) -> Result<Value, Refusal> {
+    Ok(shown(&find(gateway, id).await?))
+}
+
+/// Removes a cap.
+pub(super) async fn delete(gateway: &Rc<Gateway>, administrator: &Administrator, id: &str) -> Result<Value, Refusal> {
+    for _ in 0..ATTEMPTS {
+        let stored = find(gateway, id).await?;
+        let change = Change {
+            limit: &stored.limit,
+            is_deletion: true,
+            from_version: stored.version,
+            actor: &administrator.actor,
+            action: "spend_limit.delete",
+            before: &stored.limit.to_image().to_string(),
+            after: "",
+            at: gateway.ports.clock.now(),
+        };
+        if gateway.store().change_limit(change).await? {
+            log(gateway, &AuditEvent::AdminLimitDelete(changed(administrator, &stored.limit)));
+            return Ok(json!({"type": "spend_limit_deleted", "id": id}));
+        }
+    }
+    Err(busy())
+}
+
+/// A page of caps.
+pub(super) async fn list(gateway: &Rc<Gateway>, query: &Query) -> Result<Value, Refusal> {
+    let limit = query.limit(20)?;
+    let (edge, name) = match (query.first("after_id"), query.first("before_id")) {
+        (Some(_), Some(_)) => return Err(Refusal::invalid("after_id and before_id are mutually exclusive")),
+        (Some(id), None) => (Edge::After(id), "after_id"),
+        (None, Some(id)) => (Edge::Before(id), "before_id"),
+        (None, None) => (Edge::First, ""),
+    };
+    let scope_type = query.first("scope_type");
+    if scope_type.is_some_and(|kind| !["organization", "rbac_group", "user"].contains(&kind)) {
+        return Err(Refusal::invalid("scope_type: must be one of organization, rbac_group, user"));
+    }
+    let month = Period::Monthly.key(gateway.ports.clock.now());
+    let page = Page { edge, most: limit + 1, scope_type, month: &month };
+    let found = gateway.store().limits(page).await?;
+    let mut found = found.ok_or_else(|| Refusal::invalid(format!("{name}: no spend limit with this id")))?;
+    let most = usize::try_from(limit).unwrap_or(usize::MAX);
+    let has_more = found.len() > most;
+    if has_more {
+        match edge {
+            Edge::Before(_) => drop(found.remove(0)),
+            Edge::First | Edge::After(_) => found.truncate(most),
+        }
+    }
+    Ok(json!({
+        "data": found.iter().map(shown).collect::<Vec<_>>(),
+        "has_more": has_more,
+        "first_id": found.first().map(|stored| &stored.limit.id),
+        "last_id": found.last().map(|stored| &stored.limit.id),
+    }))
+}
+
+async fn find(gateway: &Rc<Gateway>, id: &str) -> Result<Stored, Refusal> {
+    let month = Period::Monthly.key(gateway.ports.clock.now());
+    let found = gateway.store().limit_by_id(id, &month).await?;
+    found.ok_or_else(|| Refusal::not_found(NOT_FOUND))
+}
+
+fn shown(stored: &Stored) -> Value {
+    stored.limit.to_json(&stored.pool_spent.cents())
+}
+
+fn changed<'a>(administrator: &'a Administrator, limit: &'a Limit) -> LimitChanged<'a> {
+    LimitChanged {
+        actor: &administrator.actor,
+        target: &limit.id,
+        scope_type: limit.scope.kind(),
+        scope_id: limit.scope.id(),
+        period: limit.period.name(),
+    }
+}
+
+fn log(gateway: &Gateway, event: &AuditEvent<'_>) {
+    gateway.ports.log.line(&event.line(gateway.ports.clock.now(), None));
+}
+
+fn busy() -> Refusal {
+    Refusal::Broken(crate::error::Failure::internal("a spend limit was changed by others all the time"))
+}

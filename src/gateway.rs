@@ -1,0 +1,237 @@
+//! [`Gateway`]: one instance's configuration and ports, and [`Gateway::handle`], the path of every request:
+//! transport rules → route → caller → endpoint → failure rendered, in this order.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+
+use crate::config::Config;
+use crate::domain::audit::AuditEvent;
+use crate::domain::client_address;
+use crate::domain::policy::{self, Policies};
+use crate::domain::price::Prices;
+use crate::domain::session::Session;
+use crate::endpoints;
+use crate::error::Failure;
+use crate::exchange::{Body, BodyError, Request, Response, read_body};
+use crate::log::{self, Level};
+use crate::ports::Ports;
+use crate::routes::Route;
+use crate::store::cache::Cache;
+use crate::upstream::catalog::{self, Catalog};
+
+/// One instance of the gateway. It is shared by all requests of the instance and holds nothing of any of them.
+pub struct Gateway {
+    /// What the operator wrote.
+    pub config: Config,
+    /// The models it serves.
+    pub catalog: Catalog,
+    /// The policies it delivers and enforces.
+    pub policies: Policies,
+    /// What answers cost.
+    pub prices: Prices,
+    /// The world.
+    pub ports: Ports,
+    /// What this instance remembers.
+    pub cache: Cache,
+}
+
+/// What is known of a request before anybody looks at what it wants.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The id that ties the answer, the audit trail and the log together.
+    pub request_id: String,
+    /// Whose request it is, by address.
+    pub client_ip: IpAddr,
+    /// The public origin: `listen.public_url`, or what the request's `Host` says.
+    pub origin: String,
+}
+
+impl Gateway {
+    /// A gateway of `config` in the world of `ports`.
+    pub fn new(config: Config, ports: Ports) -> Self {
+        let policies = Policies::new(&config);
+        Self {
+            catalog: Catalog::of(&config),
+            policies,
+            prices: Prices::of(&config),
+            config,
+            ports,
+            cache: Cache::default(),
+        }
+    }
+
+    /// Answers one request.
+    pub async fn handle(self: &Rc<Self>, request: Request) -> Response {
+        if let Some(operation) = self.control_operation(&request) {
+            return endpoints::control::post(self, operation, request).await;
+        }
+        let context = self.context(&request);
+        let route = Route::find(&request.method, request.uri.path());
+        let is_head = request.method == Method::HEAD;
+        let outcome = match self.admit(&context, &request, route) {
+            Ok(()) => endpoints::dispatch(self, &context, route, request).await,
+            Err(refusal) => Err(refusal),
+        };
+        let mut response = outcome.unwrap_or_else(|failure| self.rescue(&context, failure));
+        if is_head {
+            *response.body_mut() = Body::empty();
+        }
+        harden(response.headers_mut(), &context);
+        response
+    }
+
+    /// Who is calling: the proof is a session token in `Authorization: Bearer`, the scheme spelled exactly so, with one
+    /// space (auth contract §4.6). What is wrong with a token is not told.
+    pub async fn session(&self, context: &Context, request: &Request) -> Result<Session, Failure> {
+        let authorization = request.header(header::AUTHORIZATION).filter(|value| !value.is_empty());
+        let verdict = match authorization {
+            None => Err("missing_token"),
+            Some(value) => match value.strip_prefix("Bearer ") {
+                None => Err("invalid_token"),
+                Some(token) => self.verify(token, &context.origin).await?.map_err(|_| "invalid_token"),
+            },
+        };
+        verdict.map_err(|reason| {
+            let path = request.uri.path();
+            self.audit(context, &AuditEvent::AuthDenied { reason, path, client_ip: context.client_ip });
+            Failure::unauthenticated()
+        })
+    }
+
+    /// Whether the caller's policy lets them name `model` (inference contract §7.5).
+    pub fn may_use(&self, session: &Session, model: &str) -> bool {
+        let caller = policy::Caller { groups: session.groups(), email: session.email() };
+        let Some(effective) = self.policies.effective_for(caller) else { return true };
+        effective.available_models().is_none_or(|models| catalog::allows(&models, model))
+            && !catalog::allows(&effective.denied_models(), model)
+    }
+
+    /// All of a request's body, within `limits.max_request_bytes`.
+    pub async fn body(&self, request: &mut Request) -> Result<Bytes, Failure> {
+        read_body(&mut request.body, self.config.limits.max_request_bytes).await.map_err(|error| match error {
+            BodyError::TooLarge(_) => payload_too_large(),
+            BodyError::BrokeOff(broken) => {
+                Failure::invalid_request("the request body is incomplete").because(broken.to_string())
+            }
+        })
+    }
+
+    /// Writes one audit event.
+    pub fn audit(&self, context: &Context, event: &AuditEvent<'_>) {
+        self.ports.log.line(&event.line(self.ports.clock.now(), Some(&context.request_id)));
+    }
+
+    /// Writes one operational line.
+    pub fn log(&self, level: Level, message: &str) {
+        if level >= self.ports.log_level {
+            self.ports.log.line(&log::operational(self.ports.clock.now(), level, message));
+        }
+    }
+
+    fn context(&self, request: &Request) -> Context {
+        let forwarded = request.headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
+        // A host that does not tell the peer gets the one address that no rule trusts.
+        let peer = request.peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        Context {
+            request_id: self.request_id(&request.headers),
+            client_ip: client_address::resolve(peer, forwarded, &self.config.listen.trusted_proxies),
+            origin: self.config.listen.public_url.clone().unwrap_or_else(|| {
+                format!("{}://{}", request.scheme, request.header(header::HOST).unwrap_or("localhost"))
+            }),
+        }
+    }
+
+    /// The client's own id where it has the agreed form (inference contract §2.2), else a fresh UUID.
+    fn request_id(&self, headers: &HeaderMap) -> String {
+        let own = headers.get("x-client-request-id").and_then(|value| value.to_str().ok());
+        match own {
+            Some(id)
+                if (1..=64).contains(&id.len())
+                    && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) =>
+            {
+                id.to_owned()
+            }
+            _ => {
+                let mut bytes = [0; 16];
+                self.ports.entropy.fill(&mut bytes);
+                uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+            }
+        }
+    }
+
+    /// Transport rules, in the contract's order: addresses, then sizes (auth contract §4.6, §4.8).
+    fn admit(&self, context: &Context, request: &Request, route: Option<Route>) -> Result<(), Failure> {
+        let is_probe = route.is_some_and(Route::is_probe);
+        client_address::admit(context.client_ip, &self.config.access_control, is_probe).map_err(|refusal| {
+            let event = AuditEvent::AccessDenied { reason: refusal.reason(), client_ip: context.client_ip };
+            self.audit(context, &event);
+            Failure::plain(StatusCode::FORBIDDEN, "forbidden")
+        })?;
+        if is_probe {
+            return Ok(());
+        }
+        let limits = &self.config.limits;
+        if limits.max_url_length.is_some_and(|most| url_length(request) > most) {
+            return Err(Failure::plain(StatusCode::URI_TOO_LONG, "uri too long"));
+        }
+        if limits.max_request_header_bytes.is_some_and(|most| header_bytes(&request.headers) > most) {
+            return Err(Failure::plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "request header fields too large"));
+        }
+        let declared = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+        if declared.is_some_and(|length| length > limits.max_request_bytes) {
+            return Err(payload_too_large());
+        }
+        Ok(())
+    }
+
+    /// The one place where a failure becomes an answer, and where its cause is logged.
+    fn rescue(&self, context: &Context, failure: Failure) -> Response {
+        if let Some(cause) = failure.cause() {
+            let level = if failure.status().is_server_error() { Level::Error } else { Level::Warn };
+            self.log(level, &format!("{} ({}): {cause}", failure.status().as_u16(), context.request_id));
+        }
+        failure.render(&context.request_id)
+    }
+
+    /// The operation of a request that the host itself makes; everybody else's is an unknown path.
+    fn control_operation(&self, request: &Request) -> Option<String> {
+        let (expected, given) = (self.ports.control.as_ref()?, request.control.as_ref()?);
+        let authentic: bool = subtle::ConstantTimeEq::ct_eq(expected.as_bytes(), given.as_bytes()).into();
+        authentic.then(|| request.uri.path().strip_prefix("/.sallyport/").map(str::to_owned))?
+    }
+}
+
+/// `413`, whether it was declared or found out while reading.
+pub fn payload_too_large() -> Failure {
+    Failure::plain(StatusCode::PAYLOAD_TOO_LARGE, "payload too large")
+}
+
+/// Scheme, `://`, host, path and query (auth contract §4.6).
+fn url_length(request: &Request) -> u64 {
+    let host = request.header(header::HOST).map_or(0, str::len);
+    let path = request.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    (request.scheme.len() + "://".len() + host + path) as u64
+}
+
+/// Names, values and four bytes for each line (auth contract §4.6).
+fn header_bytes(headers: &HeaderMap) -> u64 {
+    headers.iter().map(|(name, value)| (name.as_str().len() + value.len() + 4) as u64).sum()
+}
+
+/// Headers on every response (auth contract §4.5). What an upstream sent wins, except for the id.
+fn harden(headers: &mut HeaderMap, context: &Context) {
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if let Ok(id) = HeaderValue::try_from(context.request_id.as_str()) {
+        headers.insert(HeaderName::from_static("x-request-id"), id);
+    }
+}

@@ -1,0 +1,33 @@
+//! Sallyport: a gateway for Claude Code.
+//!
+//! **spin** hands the request to the **gateway**, which finds it among the **routes** and gives it to an **endpoint**;
+//! the endpoint asks the **domain**, remembers in the **store**, answers with a **page** or a value, or lets the
+//! **relay** send it **upstream** and **stream** the answer back.
+
+pub mod config;
+mod credentials;
+pub mod domain;
+mod endpoints;
+pub mod error;
+pub mod exchange;
+pub mod gateway;
+mod idp;
+mod keyring;
+pub mod log;
+pub mod mask;
+pub mod pages;
+pub mod ports;
+mod relay;
+pub mod routes;
+mod spending;
+pub mod store;
+pub mod stream;
+mod upkeep;
+pub mod upstream;
+pub mod wire;
+
+#[cfg(test)]
+mod testing;
+
+#[cfg(target_family = "wasm")]
+mod spin;

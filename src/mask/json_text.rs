@@ -1,0 +1,401 @@
+//! Reads a JSON document without rebuilding it: finds the strings that hold text (`zone` says which), decodes them into
+//! one buffer, and remembers where every decoded byte came from, so that an edit replaces bytes in place and all others
+//! stay as they were sent.
+//!
+//! It is a complete reader of RFC 8259: what it accepts is JSON. What the strings mean is not its business.
+
+use super::zone::Zone;
+
+/// Objects and arrays may be nested this deep. The Messages API allows less; the limit protects the stack.
+const MAX_DEPTH: usize = 128;
+
+/// Separates the decoded strings. It is part of no identifier, so that nothing is found across two strings.
+const SEPARATOR: u8 = 0;
+
+/// Why a document could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum JsonError {
+    /// Not JSON; the offset of the first byte that cannot be.
+    #[error("not JSON at byte {0}")]
+    Syntax(usize),
+    /// Nested deeper than [`MAX_DEPTH`].
+    #[error("nested too deeply")]
+    TooDeep,
+}
+
+/// All text of a document.
+#[derive(Debug, Default)]
+pub(crate) struct Texts {
+    /// The decoded strings, each followed by a separator.
+    pub(crate) text: Vec<u8>,
+    /// Where each string lies in `text`, without its separator.
+    pub(crate) strings: Vec<Piece>,
+    /// From `text` onwards, decoded bytes lie at `raw` onwards in the document, until the next run.
+    runs: Vec<Run>,
+}
+
+/// One string of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// First byte in the decoded text.
+    pub(crate) start: usize,
+    /// Behind its last byte.
+    pub(crate) end: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    text: usize,
+    raw: usize,
+}
+
+/// A replacement of decoded bytes, in order and without overlaps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Edit<'a> {
+    /// First decoded byte that is replaced.
+    pub(crate) start: usize,
+    /// Behind the last one. Never beyond the string in which `start` lies.
+    pub(crate) end: usize,
+    /// What stands there instead, as it is written in a JSON string.
+    pub(crate) with: &'a [u8],
+}
+
+impl Texts {
+    /// Reads the document `body`, whose outermost value lies in `zone`.
+    pub(crate) fn read(body: &[u8], zone: Zone) -> Result<Self, JsonError> {
+        if let Err(error) = std::str::from_utf8(body) {
+            return Err(JsonError::Syntax(error.valid_up_to()));
+        }
+        let mut reader = Reader { body, at: 0, texts: Self::default() };
+        reader.texts.text.reserve(body.len());
+        reader.space();
+        reader.value(zone, 0)?;
+        reader.space();
+        if reader.at == body.len() { Ok(reader.texts) } else { Err(JsonError::Syntax(reader.at)) }
+    }
+
+    /// The document with `edits` applied.
+    pub(crate) fn apply(&self, body: &[u8], edits: &[Edit<'_>]) -> Vec<u8> {
+        // A deferred string is decoded after strings that follow it in the document.
+        let mut in_place: Vec<_> =
+            edits.iter().map(|edit| (self.raw(edit.start), self.raw(edit.end), edit.with)).collect();
+        in_place.sort_unstable_by_key(|(start, ..)| *start);
+        let growth: usize = in_place.iter().map(|(start, end, with)| with.len().saturating_sub(end - start)).sum();
+        let mut out = Vec::with_capacity(body.len() + growth);
+        let mut copied = 0;
+        for (start, end, with) in in_place {
+            out.extend_from_slice(&body[copied..start]);
+            out.extend_from_slice(with);
+            copied = end;
+        }
+        out.extend_from_slice(&body[copied..]);
+        out
+    }
+
+    /// Where the decoded byte at `text` begins in the document.
+    fn raw(&self, text: usize) -> usize {
+        let run = self.runs[self.runs.partition_point(|run| run.text <= text) - 1];
+        run.raw + (text - run.text)
+    }
+}
+
+struct Reader<'a> {
+    body: &'a [u8],
+    at: usize,
+    texts: Texts,
+}
+
+impl Reader<'_> {
+    const fn syntax<T>(&self) -> Result<T, JsonError> {
+        Err(JsonError::Syntax(self.at))
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.body.get(self.at).copied()
+    }
+
+    fn space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn expect(&mut self, byte: u8) -> Result<(), JsonError> {
+        if self.peek() == Some(byte) {
+            self.at += 1;
+            Ok(())
+        } else {
+            self.syntax()
+        }
+    }
+
+    fn value(&mut self, zone: Zone, depth: usize) -> Result<(), JsonError> {
+        match self.peek() {
+            Some(b'"') if zone.holds_text() => self.text(),
+            Some(b'"') => self.skip_string().map(|_| ()),
+            Some(b'{' | b'[') if depth == MAX_DEPTH => Err(JsonError::TooDeep),
+            Some(b'{') => self.object(zone, depth),
+            Some(b'[') => self.array(zone, depth),
+            Some(b't') => self.word(b"true"),
+            Some(b'f') => self.word(b"false"),
+            Some(b'n') => self.word(b"null"),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            _ => self.syntax(),
+        }
+    }
+
+    fn array(&mut self, zone: Zone, depth: usize) -> Result<(), JsonError> {
+        self.expect(b'[')?;
+        self.space();
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.value(zone, depth + 1)?;
+            self.space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b']') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return self.syntax(),
+            }
+            self.space();
+        }
+    }
+
+    fn object(&mut self, zone: Zone, depth: usize) -> Result<(), JsonError> {
+        // `type` may follow `data`: what the data is, is known at the end of the object.
+        let mut plain_text = false;
+        let mut data = None;
+        self.expect(b'{')?;
+        self.space();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            let name = if zone.names_are_text() {
+                self.text()?;
+                Vec::new()
+            } else {
+                self.name()?
+            };
+            self.space();
+            self.expect(b':')?;
+            self.space();
+            if zone == Zone::Source {
+                match name.as_slice() {
+                    b"type" => plain_text = self.body[self.at..].starts_with(b"\"text\""),
+                    b"data" if self.peek() == Some(b'"') => data = Some(self.at),
+                    _ => {}
+                }
+            }
+            self.value(zone.member(&name), depth + 1)?;
+            self.space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => break,
+                _ => return self.syntax(),
+            }
+            self.space();
+        }
+        self.at += 1;
+        if let (true, Some(data)) = (plain_text, data) {
+            let end = std::mem::replace(&mut self.at, data);
+            self.text()?;
+            self.at = end;
+        }
+        Ok(())
+    }
+
+    /// The decoded name of a member; escapes in names are legal, and must not hide what a name says.
+    fn name(&mut self) -> Result<Vec<u8>, JsonError> {
+        let start = self.at + 1;
+        let escaped = self.skip_string()?;
+        let raw = &self.body[start..self.at - 1];
+        let mut name = Vec::new();
+        if escaped {
+            decode(raw, |bytes, _| name.extend_from_slice(bytes)).or(Err(JsonError::Syntax(start)))?;
+        } else {
+            name.extend_from_slice(raw);
+        }
+        Ok(name)
+    }
+
+    /// Passes over a string; whether it has escapes.
+    fn skip_string(&mut self) -> Result<bool, JsonError> {
+        self.expect(b'"')?;
+        let mut escaped = false;
+        loop {
+            let Some(found) = memchr::memchr2(b'"', b'\\', &self.body[self.at..]) else {
+                self.at = self.body.len();
+                return self.syntax();
+            };
+            if self.body[self.at + found] == b'"' {
+                self.at += found + 1;
+                return Ok(escaped);
+            }
+            escaped = true;
+            self.at += found + 1;
+            self.at += match self.peek() {
+                Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 1,
+                Some(b'u')
+                    if self.body[self.at + 1..].iter().take_while(|b| b.is_ascii_hexdigit()).take(4).count() == 4 =>
+                {
+                    5
+                }
+                _ => return self.syntax(),
+            };
+        }
+    }
+
+    /// Takes a string over into the texts.
+    fn text(&mut self) -> Result<(), JsonError> {
+        let raw = self.at + 1;
+        let escaped = self.skip_string()?;
+        let body = &self.body[raw..self.at - 1];
+        let texts = &mut self.texts;
+        let start = texts.text.len();
+        texts.runs.push(Run { text: start, raw });
+        if escaped {
+            decode(body, |bytes, end| {
+                texts.text.extend_from_slice(bytes);
+                texts.runs.push(Run { text: texts.text.len(), raw: raw + end });
+            })
+            .map_err(|at| JsonError::Syntax(raw + at))?;
+        } else {
+            texts.text.extend_from_slice(body);
+        }
+        texts.strings.push(Piece { start, end: texts.text.len() });
+        texts.text.push(SEPARATOR);
+        Ok(())
+    }
+
+    fn word(&mut self, word: &[u8]) -> Result<(), JsonError> {
+        if !self.body[self.at..].starts_with(word) {
+            return self.syntax();
+        }
+        self.at += word.len();
+        Ok(())
+    }
+
+    fn digits(&mut self) -> Result<(), JsonError> {
+        let digits = self.body[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        self.at += digits;
+        if digits == 0 { self.syntax() } else { Ok(()) }
+    }
+
+    fn number(&mut self) -> Result<(), JsonError> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+}
+
+/// Decodes the inside of a JSON string. `put` gets each stretch of decoded bytes with the offset behind its source;
+/// stretches end behind each escape. An unpaired surrogate becomes U+FFFD. The error is the offset of a bad escape.
+fn decode(raw: &[u8], mut put: impl FnMut(&[u8], usize)) -> Result<(), usize> {
+    let mut at = 0;
+    while let Some(plain) = memchr::memchr(b'\\', &raw[at..]) {
+        if plain > 0 {
+            put(&raw[at..at + plain], at + plain);
+        }
+        at += plain;
+        let (character, length) = escape(&raw[at..]).ok_or(at)?;
+        at += length;
+        put(character.encode_utf8(&mut [0; 4]).as_bytes(), at);
+    }
+    if at < raw.len() {
+        put(&raw[at..], raw.len());
+    }
+    Ok(())
+}
+
+/// The content of the JSON string `written`, quotes included; `None` if it is none.
+pub(crate) fn string(written: &[u8]) -> Option<Vec<u8>> {
+    let inside = written.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    let mut text = Vec::with_capacity(inside.len());
+    decode(inside, |bytes, _| text.extend_from_slice(bytes)).ok()?;
+    Some(text)
+}
+
+/// The character that the escape at the start of `raw` stands for, and the escape's length; `None` if it is cut off or
+/// not one.
+pub(crate) fn escape(raw: &[u8]) -> Option<(char, usize)> {
+    let character = match raw.get(1)? {
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        byte @ (b'"' | b'\\' | b'/') => char::from(*byte),
+        b'u' => {
+            let unit = unit(raw)?;
+            let low = raw.get(6..).and_then(unit_of_escape).filter(|low| (0xdc00..0xe000).contains(low));
+            return Some(match (unit, low) {
+                (0xd800..0xdc00, Some(low)) => {
+                    let scalar = 0x1_0000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
+                    (char::from_u32(scalar).unwrap_or(char::REPLACEMENT_CHARACTER), 12)
+                }
+                _ => (char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER), 6),
+            });
+        }
+        _ => return None,
+    };
+    Some((character, 2))
+}
+
+fn unit_of_escape(raw: &[u8]) -> Option<u32> {
+    raw.starts_with(b"\\u").then(|| unit(raw)).flatten()
+}
+
+/// The four hexadecimal digits of `\uXXXX`.
+fn unit(raw: &[u8]) -> Option<u32> {
+    raw.get(2..6)?.iter().try_fold(0, |unit, byte| Some(unit << 4 | char::from(*byte).to_digit(16)?))
+}
+
+/// Appends `text` as it is written inside a JSON string.
+pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    for &byte in text {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0..0x20 => out.extend_from_slice(&[
+                b'\\',
+                b'u',
+                b'0',
+                b'0',
+                HEX[usize::from(byte >> 4)],
+                HEX[usize::from(byte & 15)],
+            ]),
+            _ => out.push(byte),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "json_text/tests.rs"]
+mod tests;

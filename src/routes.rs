@@ -1,0 +1,90 @@
+//! The table of contents: every path the gateway answers, once.
+
+use http::Method;
+
+/// An endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// `GET /`: the landing page.
+    Landing,
+    /// `GET /healthz`: the process is alive.
+    Healthz,
+    /// `GET /readyz`: it can serve.
+    Readyz,
+    /// `GET /protocol`: the wire contract for client developers.
+    Protocol,
+    /// `/.well-known/oauth-authorization-server`, every method.
+    Discovery,
+    /// `POST /oauth/device_authorization`.
+    DeviceAuthorization,
+    /// `GET /device`: the page where a person confirms a user code.
+    DevicePage,
+    /// `POST /device`.
+    DeviceVerify,
+    /// `POST /device/deny`.
+    DeviceDeny,
+    /// `/oauth/callback`, every method.
+    Callback,
+    /// `POST /oauth/token`.
+    Token,
+    /// `/managed/settings`, every method.
+    ManagedSettings,
+    /// `GET /user/bootstrap`.
+    UserBootstrap,
+    /// `POST /v1/messages`.
+    Messages,
+    /// `POST /v1/messages/count_tokens`.
+    CountTokens,
+    /// `GET /v1/models`.
+    Models,
+    /// `GET /api/oauth/usage`: the caller's spending.
+    Usage,
+    /// The admin API, every method: what is not there is told in its own words.
+    Organizations,
+    /// `POST /v1/metrics`.
+    Metrics,
+    /// `POST /v1/logs`.
+    Logs,
+    /// `POST /v1/traces`.
+    Traces,
+}
+
+impl Route {
+    /// Finds the endpoint. The path is compared exactly: case-sensitive, nothing decoded, no trailing slash forgiven
+    /// (auth contract §4.6). Unlike the reference, `HEAD` is answered where `GET` is a probe or a page (§14).
+    pub fn find(method: &Method, path: &str) -> Option<Self> {
+        let get = method == Method::GET;
+        let get_or_head = get || method == Method::HEAD;
+        let post = method == Method::POST;
+        Some(match path {
+            "/" if get_or_head => Self::Landing,
+            "/healthz" if get_or_head => Self::Healthz,
+            "/readyz" if get_or_head => Self::Readyz,
+            "/protocol" if get_or_head => Self::Protocol,
+            "/.well-known/oauth-authorization-server" => Self::Discovery,
+            "/oauth/device_authorization" if post => Self::DeviceAuthorization,
+            "/device" if get_or_head => Self::DevicePage,
+            "/device" if post => Self::DeviceVerify,
+            "/device/deny" if post => Self::DeviceDeny,
+            "/oauth/callback" => Self::Callback,
+            "/oauth/token" if post => Self::Token,
+            "/managed/settings" => Self::ManagedSettings,
+            "/user/bootstrap" if get => Self::UserBootstrap,
+            "/v1/messages" if post => Self::Messages,
+            "/v1/messages/count_tokens" if post => Self::CountTokens,
+            "/v1/models" if get => Self::Models,
+            "/api/oauth/usage" if get => Self::Usage,
+            "/v1/organizations/analytics/cost" | "/v1/organizations/spend_limits" => Self::Organizations,
+            path if path.starts_with("/v1/organizations/spend_limits/") => Self::Organizations,
+            "/v1/metrics" if post => Self::Metrics,
+            "/v1/logs" if post => Self::Logs,
+            "/v1/traces" if post => Self::Traces,
+            _ => return None,
+        })
+    }
+
+    /// Whether it is a probe, which is answered before the size and allow-list checks (auth contract §4.2).
+    pub const fn is_probe(self) -> bool {
+        matches!(self, Self::Healthz | Self::Readyz)
+    }
+}

@@ -1,0 +1,338 @@
+//! Money around a request: leave to spend before it ([`Clearance`]), and its bill after it ([`Bill`]).
+//!
+//! What is decided lives in `domain::spend` and `domain::price`; this file asks the store and waits.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{FutureExt, LocalBoxFuture};
+use futures_util::{pin_mut, select_biased};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::config::{Admin, Provider};
+use crate::domain::audit::AuditEvent;
+use crate::domain::price::Served;
+use crate::domain::session::Session;
+use crate::domain::spend::notice::{self, Header, Refusal};
+use crate::domain::spend::verdict::{Standing, Verdict, verdict};
+use crate::exchange::{self, Response, read_body};
+use crate::gateway::{Context, Gateway};
+use crate::log::Level;
+use crate::relay::{Inference, Relay};
+use crate::store::{Addition, Caller, Identity};
+use crate::stream::meter::{Meter, Metered, Usage};
+use crate::upkeep;
+use crate::upstream::catalog::Candidate;
+use crate::upstream::{self, Call, Message, Operation};
+
+/// How long a look at a caller's spending may take (inference contract §15.1).
+const PATIENCE: Duration = Duration::from_millis(2500);
+
+/// How long counting the input of an answer may take that told no usage (inference contract §13.4).
+const COUNT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The most of a count's answer that is read.
+const MAX_COUNT_BYTES: u64 = 1024 * 1024;
+
+/// For how long an identity that was kept is not written again, and how many of them an instance remembers.
+const IDENTITY_FRESH: Duration = Duration::from_mins(10);
+const MAX_REMEMBERED: usize = 10_000;
+
+/// Leave to spend.
+pub(crate) struct Clearance {
+    /// What the caller is told about their cap.
+    headers: Vec<Header>,
+    /// Whose pool pays; unknown when spending could not be looked up.
+    #[expect(clippy::option_option, reason = "unknown and nobody's are different answers")]
+    pool: Option<Option<String>>,
+}
+
+impl Clearance {
+    /// Adds what the caller is told.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+        tell(&self.headers, headers);
+    }
+}
+
+fn tell(told: &[Header], headers: &mut HeaderMap) {
+    for (name, value) in told {
+        if let Ok(value) = HeaderValue::try_from(value.as_str()) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// The store did not say in time.
+pub(crate) struct Unknown(pub(crate) String);
+
+impl Gateway {
+    /// Leave for `session` to spend, or the refusal. `None` without the section `admin`: nothing is metered.
+    pub(crate) async fn clear(&self, context: &Context, session: &Session) -> Result<Option<Clearance>, Response> {
+        let Some(admin) = &self.config.admin else { return Ok(None) };
+        let now = self.ports.clock.now();
+        let standing = match self.standing(session).await {
+            Ok(standing) => standing,
+            Err(Unknown(reason)) => {
+                self.log(Level::Warn, &format!("spending cannot be looked up ({}): {reason}", context.request_id));
+                if !self.config.enforcement.fail_closed_on_error {
+                    return Ok(Some(Clearance { headers: Vec::new(), pool: None }));
+                }
+                let sub = session.subject();
+                let event = AuditEvent::SpendBlocked {
+                    sub,
+                    cause: "store_error",
+                    cap_cents: None,
+                    source: None,
+                    period: None,
+                    groups: &[],
+                };
+                self.audit(context, &event);
+                return Err(refused(&notice::unknown(admin.blocked_message.as_deref())));
+            }
+        };
+        match verdict(&standing, admin.group_limit_mode, now) {
+            Verdict::Allowed { gauge, pool } => {
+                let headers = gauge.as_ref().map(notice::allowed).unwrap_or_default();
+                Ok(Some(Clearance { headers, pool: Some(pool) }))
+            }
+            Verdict::Blocked { gauge, groups } => {
+                let event = AuditEvent::SpendBlocked {
+                    sub: session.subject(),
+                    cause: "over_limit",
+                    cap_cents: Some(gauge.cap.to_string()),
+                    source: Some(gauge.source),
+                    period: Some(gauge.period.name()),
+                    groups: &groups,
+                };
+                self.audit(context, &event);
+                Err(refused(&notice::blocked(&gauge, admin.blocked_message.as_deref(), now)))
+            }
+        }
+    }
+
+    /// What is known about the spending of `session`, within the time that a caller can wait.
+    pub(crate) async fn standing(&self, session: &Session) -> Result<Standing, Unknown> {
+        let store = self.store();
+        let caller = Caller { subject: session.subject().unwrap_or_default(), groups: session.groups() };
+        let standing = store.standing(caller, self.ports.clock.now()).fuse();
+        let timeout = self.ports.clock.sleep(PATIENCE).fuse();
+        pin_mut!(standing, timeout);
+        select_biased! {
+            standing = standing => standing.map_err(|error| Unknown(error.to_string())),
+            () = timeout => Err(Unknown("the database is too slow".to_owned())),
+        }
+    }
+
+    async fn note_identity(&self, session: &Session, subject: &str) {
+        let identity = Identity { subject, email: session.email(), name: session.name(), groups: session.groups() };
+        let digest: [u8; 32] = Sha256::digest(format!("{identity:?}")).into();
+        let now = self.ports.clock.now();
+        let today = now.as_secs().div_euclid(24 * 60 * 60);
+        let is_fresh = self.cache.identities.borrow().get(subject).is_some_and(|(known, at)| {
+            *known == digest && now.since(*at) < IDENTITY_FRESH && at.as_secs().div_euclid(24 * 60 * 60) == today
+        });
+        if is_fresh {
+            return;
+        }
+        match self.store().note_identity(identity, now).await {
+            Ok(()) => {
+                let mut remembered = self.cache.identities.borrow_mut();
+                if remembered.len() >= MAX_REMEMBERED {
+                    remembered.clear();
+                }
+                remembered.insert(subject.to_owned(), (digest, now));
+            }
+            Err(error) => self.log(Level::Warn, &format!("an identity could not be kept: {error}")),
+        }
+    }
+
+    /// Tells the operator once of a model that has no price of its own.
+    fn warn_of_unknown_price(&self, served: Served<'_>) {
+        if !self.prices.is_unknown(served) {
+            return;
+        }
+        let mut warned = self.cache.unknown_prices.borrow_mut();
+        if warned.len() < MAX_REMEMBERED && warned.insert(served.model.to_owned()) {
+            let Served { upstream, model, .. } = served;
+            let message = format!(
+                "no price is known for {model} of upstream {upstream}; it is billed as an unknown model \
+                 (set pricing.overrides to change that)"
+            );
+            self.log(Level::Warn, &message);
+        }
+    }
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    let body = json!({"type": "error", "error": {"type": "billing_error", "message": refusal.message}});
+    let mut response = exchange::json(StatusCode::TOO_MANY_REQUESTS, &body);
+    tell(&refusal.headers, response.headers_mut());
+    response
+}
+
+/// The bill of one answer. It reads the answer as it passes, and is settled exactly once: when it is dropped, which
+/// happens however the answer ends. Settling goes on in the background.
+pub(crate) struct Bill(Option<Open>);
+
+struct Open {
+    gateway: Rc<Gateway>,
+    context: Context,
+    inference: Rc<Inference>,
+    candidate: Candidate,
+    meter: Meter,
+}
+
+impl Bill {
+    /// Opens the bill of the answer that `candidate` gives; `None` where nothing is metered.
+    pub(crate) fn open(relay: &Relay<'_>, candidate: &Candidate, meter: Meter) -> Option<Self> {
+        relay.inference.clearance.as_ref()?;
+        Some(Self(Some(Open {
+            gateway: Rc::clone(relay.gateway),
+            context: relay.context.clone(),
+            inference: Rc::clone(relay.inference),
+            candidate: candidate.clone(),
+            meter,
+        })))
+    }
+
+    /// Reads the next piece of the answer, as the client gets it.
+    pub(crate) fn read(&mut self, piece: &[u8]) {
+        if let Some(open) = &mut self.0 {
+            open.meter.push(piece);
+        }
+    }
+}
+
+impl Drop for Bill {
+    fn drop(&mut self) {
+        if let Some(open) = self.0.take() {
+            let gateway = Rc::clone(&open.gateway);
+            gateway.ports.tasks.spawn(open.settle());
+        }
+    }
+}
+
+impl Open {
+    fn settle(self) -> LocalBoxFuture<'static, ()> {
+        async move {
+            let Self { gateway, context, inference, candidate, meter } = self;
+            let usage = match meter.finish() {
+                Metered::Nothing => return,
+                Metered::Told(usage) | Metered::Estimated(usage) => usage,
+                Metered::InputUnknown { output_tokens } => {
+                    let relay = Relay { gateway: &gateway, context: &context, inference: &inference };
+                    Usage { input_tokens: count_input(&relay, &candidate).await, output_tokens, ..Usage::default() }
+                }
+            };
+            record(&gateway, &context, &inference, &candidate, &usage).await;
+        }
+        .boxed_local()
+    }
+}
+
+/// Prices `usage`, adds it to all sums, and keeps who it was.
+async fn record(gateway: &Rc<Gateway>, context: &Context, inference: &Inference, candidate: &Candidate, usage: &Usage) {
+    let Some(admin) = &gateway.config.admin else { return };
+    let served = Served {
+        upstream: &gateway.config.upstreams[candidate.upstream].name,
+        model: &candidate.model,
+        requested: inference.message.model(),
+    };
+    gateway.warn_of_unknown_price(served);
+    let cost = gateway.prices.cost(served, usage);
+    let session = &inference.session;
+    if admin.billing_group_tag.is_some() {
+        let event = AuditEvent::SpendMetered {
+            sub: session.subject(),
+            billing: inference.billing(),
+            model: inference.message.model(),
+            input_tokens: usage.input_tokens,
+            output_tokens: usage.output_tokens,
+            cache_read_input_tokens: usage.cache_read_input_tokens,
+            cache_creation_input_tokens: usage.cache_creation_input_tokens,
+            cents: cost.cents_number(),
+        };
+        gateway.audit(context, &event);
+    }
+    let Some(subject) = session.subject().filter(|subject| !subject.is_empty()) else { return };
+    let known = inference.clearance.as_ref().and_then(|clearance| clearance.pool.clone());
+    let pool = match known {
+        Some(pool) => pool,
+        None => paying_pool(gateway, session, admin).await,
+    };
+    let addition = Addition { subject, pool: pool.as_deref(), cost, at: gateway.ports.clock.now() };
+    if let Err(error) = gateway.store().add_spend(addition).await {
+        let cents = cost.cents_to_six_decimals();
+        let message = format!("{cents} cents of {} could not be recorded: {error}", context.request_id);
+        gateway.log(Level::Error, &message);
+        return;
+    }
+    gateway.note_identity(session, subject).await;
+    upkeep::after_response(gateway);
+}
+
+/// Whose pool pays, when nobody could say before the request.
+async fn paying_pool(gateway: &Gateway, session: &Session, admin: &Admin) -> Option<String> {
+    let standing = gateway.standing(session).await.ok()?;
+    match verdict(&standing, admin.group_limit_mode, gateway.ports.clock.now()) {
+        Verdict::Allowed { pool, .. } => pool,
+        Verdict::Blocked { groups, .. } => groups.into_iter().next(),
+    }
+}
+
+/// The tokens of a request whose answer told none: counted by the upstream that answered, or estimated.
+async fn count_input(relay: &Relay<'_>, candidate: &Candidate) -> u64 {
+    let message = &relay.inference.message;
+    let counted = async {
+        let counting = message.for_counting();
+        if let Some(tokens) = ask_for_tokens(relay, candidate, Operation::CountTokens, &counting).await {
+            return Some(tokens);
+        }
+        let provider = &relay.gateway.config.upstreams[candidate.upstream].provider;
+        if !matches!(provider, Provider::Bedrock { .. }) {
+            return None;
+        }
+        ask_for_tokens(relay, candidate, Operation::Messages, &message.for_probing()).await
+    }
+    .fuse();
+    let timeout = relay.gateway.ports.clock.sleep(COUNT_PATIENCE).fuse();
+    pin_mut!(counted, timeout);
+    let counted = select_biased! {
+        counted = counted => counted,
+        () = timeout => None,
+    };
+    counted.unwrap_or_else(|| message.estimated_input())
+}
+
+async fn ask_for_tokens(
+    relay: &Relay<'_>,
+    candidate: &Candidate,
+    operation: Operation,
+    message: &Message,
+) -> Option<u64> {
+    let headers = HeaderMap::from_iter([
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (HeaderName::from_static("anthropic-version"), HeaderValue::from_static("2023-06-01")),
+    ]);
+    let caller = upstream::Caller {
+        sub: relay.inference.session.subject().unwrap_or_default(),
+        email: relay.inference.session.email(),
+    };
+    let call = Call { operation, query: None, headers: &headers, message, caller, strip_tags: false };
+    let answer = relay.ask(candidate, &call).await.ok()?;
+    if !answer.status().is_success() {
+        return None;
+    }
+    let mut body = answer.into_body();
+    let body = read_body(&mut body, MAX_COUNT_BYTES).await.ok()?;
+    let upstream = &relay.gateway.config.upstreams[candidate.upstream];
+    let json = upstream::json_answer(upstream, operation, body).ok()?;
+    let answer: serde_json::Value = serde_json::from_slice(&json).ok()?;
+    let counted = match operation {
+        Operation::CountTokens => answer.get("input_tokens"),
+        Operation::Messages => answer.get("usage").and_then(|usage| usage.get("input_tokens")),
+    };
+    counted?.as_u64()
+}

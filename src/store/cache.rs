@@ -1,0 +1,58 @@
+//! What an instance remembers of things that can go stale. Nothing here belongs to a request.
+//!
+//! Whether something is still fresh is decided by those who use it: `keyring.rs` and `idp.rs`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::config::Secret;
+use crate::domain::breaker::Breaker;
+use crate::domain::ids::Timestamp;
+use crate::domain::session::Keys;
+use crate::upstream::CountPause;
+use crate::upstream::credentials::Obtained;
+
+/// The memory of one instance.
+#[derive(Default)]
+pub struct Cache {
+    /// Whether the schema was seen complete.
+    pub(crate) is_migrated: Cell<bool>,
+    /// Session keys, and when they were loaded.
+    pub(crate) keys: RefCell<Option<(Rc<Keys>, Timestamp)>>,
+    /// Documents of the identity provider by address. A handful: discovery and keys.
+    pub(crate) documents: RefCell<HashMap<String, Document>>,
+    /// Which upstream is not asked to count tokens of which model for now, by index and the upstream's id.
+    pub(crate) count_pauses: RefCell<HashMap<(usize, String), CountPause>>,
+    /// Credentials that were obtained, by the upstream's index.
+    pub(crate) credentials: RefCell<HashMap<usize, Obtained>>,
+    /// Collectors that fail, by their index.
+    pub(crate) breakers: RefCell<HashMap<usize, Breaker>>,
+    /// Upstreams whose credential is being renewed.
+    pub(crate) renewing: RefCell<HashSet<usize>>,
+    /// The access token for Google's directory, and when it ends.
+    pub(crate) directory_token: RefCell<Option<(Secret<String>, Timestamp)>>,
+    /// When this instance last asked whether a sweep is due.
+    pub(crate) asked_for_sweep: Cell<Option<Timestamp>>,
+    /// People whose identity was kept a short while ago, by subject: a digest of it, and when.
+    pub(crate) identities: RefCell<HashMap<String, ([u8; 32], Timestamp)>>,
+    /// Callers' spending as it was told a moment ago, by subject and groups.
+    pub(crate) usage: RefCell<HashMap<String, (serde_json::Value, Timestamp)>>,
+    /// Models without a price that the operator was warned of.
+    pub(crate) unknown_prices: RefCell<HashSet<String>>,
+    /// When the operator was last warned of a rate limit.
+    pub(crate) warned_of_rate_limit: Cell<Option<Timestamp>>,
+}
+
+/// A fetched document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Its bytes.
+    pub body: Bytes,
+    /// When it was fetched, by whichever replica.
+    pub fetched_at: Timestamp,
+    /// Before this instant it is not fetched again: the last attempt failed.
+    pub next_try: Timestamp,
+}

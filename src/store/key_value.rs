@@ -1,0 +1,80 @@
+//! The key-value store in SQL: with PostgreSQL, replicas share signing keys and cached documents as they share the rest.
+//!
+//! The table is made when it is first missed: whoever needs a key may be the first to use the database.
+
+use async_trait::async_trait;
+
+use crate::ports::{Db, DbError, KeyValue, KeyValueError, Row, Value};
+
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS key_value (name TEXT PRIMARY KEY, value BYTEA NOT NULL)";
+
+/// A key-value store in `db`.
+pub struct SqlKeyValue<D>(D);
+
+impl<D: Db> SqlKeyValue<D> {
+    /// In the table `key_value` of `db`.
+    pub const fn new(db: D) -> Self {
+        Self(db)
+    }
+
+    async fn run(&self, statement: &str, parameters: &[Value]) -> Result<Vec<Row>, KeyValueError> {
+        let mut outcome = self.0.run(statement, parameters).await;
+        if let Err(DbError::Refused(_)) = outcome {
+            // Of two that make the table at the same moment PostgreSQL refuses one; the table is there for both.
+            let _ = self.0.run(TABLE, &[]).await;
+            outcome = self.0.run(statement, parameters).await;
+        }
+        outcome.map_err(|error| KeyValueError(error.to_string()))
+    }
+}
+
+#[async_trait(?Send)]
+impl<D: Db> KeyValue for SqlKeyValue<D> {
+    async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, KeyValueError> {
+        let rows = self.run("SELECT value FROM key_value WHERE name = $1", &[Value::Text(key.to_owned())]).await?;
+        match rows.into_iter().next().and_then(|row| row.into_iter().next()) {
+            None => Ok(None),
+            Some(Value::Bytes(bytes)) => Ok(Some(bytes)),
+            Some(_) => Err(KeyValueError(format!("{key} does not hold bytes"))),
+        }
+    }
+
+    async fn set(&self, key: &str, value: &[u8]) -> Result<(), KeyValueError> {
+        let statement = "INSERT INTO key_value (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        self.run(statement, &[Value::Text(key.to_owned()), Value::Bytes(value.to_vec())]).await.map(drop)
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), KeyValueError> {
+        self.run("DELETE FROM key_value WHERE name = $1", &[Value::Text(key.to_owned())]).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_executor::block_on;
+
+    use super::*;
+    use crate::testing::{TestPostgres, TestSqlite};
+
+    fn keeps_what_it_is_given(store: &impl KeyValue) {
+        block_on(async {
+            assert_eq!(store.find("a").await, Ok(None));
+            store.set("a", &[0, 1, 255]).await.expect("it is kept");
+            store.set("b", b"other").await.expect("it is kept");
+            store.set("a", &[2]).await.expect("it is replaced");
+            assert_eq!(store.find("a").await, Ok(Some(vec![2])));
+            store.delete("a").await.expect("it is deleted");
+            store.delete("a").await.expect("it need not be there");
+            assert_eq!(store.find("a").await, Ok(None));
+            assert_eq!(store.find("b").await, Ok(Some(b"other".to_vec())));
+        });
+    }
+
+    #[test]
+    fn values_are_kept_replaced_and_deleted_in_both_databases() {
+        keeps_what_it_is_given(&SqlKeyValue::new(TestSqlite::new()));
+        if let Some((postgres, _)) = TestPostgres::fresh() {
+            keeps_what_it_is_given(&SqlKeyValue::new(postgres));
+        }
+    }
+}

@@ -1,0 +1,515 @@
+//! The store's contract: one function per promise, run on SQLite and, where `SALLYPORT_TEST_POSTGRES` holds an address,
+//! on PostgreSQL.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+
+use super::{NewGrant, Store};
+use crate::config::RateLimit;
+use crate::domain::device_grant::{DeviceCode, GrantId, LIFETIME, Polled, State};
+use crate::domain::ids::Timestamp;
+use crate::domain::user_code::UserCode;
+use crate::ports::{Db, Value};
+use crate::testing::{CountingEntropy, ManualClock, MemoryKeyValue, TestPostgres, TestSqlite};
+
+const NOW: Timestamp = Timestamp::from_secs(1_900_000_000);
+
+/// Runs `contract` on every database that is there. The futures of both never wait.
+pub(super) fn on_every_database(contract: impl AsyncFn(&Store<'_>) + Copy) {
+    let run = |db: &dyn Db| {
+        let is_migrated = Cell::new(false);
+        contract(&Store::new(db, &is_migrated)).now_or_never().expect("nothing waits");
+    };
+    run(&TestSqlite::new());
+    if let Some((db, _)) = TestPostgres::fresh() {
+        run(&db);
+    }
+}
+
+/// Runs `race` with two connections to one database, the second one in a thread of its own.
+pub(super) fn on_two_connections<T: Send>(race: impl Fn(&Store<'_>) -> T + Sync) -> Vec<(T, T)> {
+    fn store_of<T>(db: &dyn Db, race: impl Fn(&Store<'_>) -> T) -> T {
+        race(&Store::new(db, &Cell::new(false)))
+    }
+    let directory =
+        std::env::temp_dir().join(format!("sallyport-store-{}-{:?}", std::process::id(), std::thread::current().id()));
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let path = directory.join("race.db").to_str().expect("text").to_owned();
+    let barrier = std::sync::Barrier::new(2);
+    let sqlite = || {
+        let db = TestSqlite::at(&path);
+        barrier.wait();
+        store_of(&db, &race)
+    };
+    let mut outcomes = vec![std::thread::scope(|scope| {
+        let other = scope.spawn(sqlite);
+        let ours = sqlite();
+        (ours, other.join().expect("no panic"))
+    })];
+    std::fs::remove_dir_all(&directory).expect("it was made above");
+    if let Some((_owner, schema)) = TestPostgres::fresh() {
+        let postgres = || {
+            let db = TestPostgres::open(&schema).expect("it was there a moment ago");
+            barrier.wait();
+            store_of(&db, &race)
+        };
+        outcomes.push(std::thread::scope(|scope| {
+            let other = scope.spawn(postgres);
+            let ours = postgres();
+            (ours, other.join().expect("no panic"))
+        }));
+    }
+    outcomes
+}
+
+fn code(number: u8) -> UserCode {
+    UserCode::from_random([number; 16])
+}
+
+async fn begin(store: &Store<'_>, number: u8) -> GrantId {
+    let id = DeviceCode::from_random([number; 32]).hash();
+    let grant = NewGrant { id: &id, user_code: &code(number), sealed: "asked" };
+    assert!(store.begin_grant(grant, NOW).await.expect("it runs"));
+    id
+}
+
+fn waiting(is_early: bool) -> Polled {
+    Polled { state: State::Pending, sealed: "asked".to_owned(), is_early }
+}
+
+#[test]
+fn a_grant_waits_is_approved_and_redeemed_once() {
+    on_every_database(async |store| {
+        let id = begin(store, 1).await;
+        assert_eq!(store.find_waiting_grant(&code(1), NOW).await.expect("it runs"), Some(id.clone()));
+        assert_eq!(store.find_waiting_grant(&code(2), NOW).await.expect("it runs"), None);
+        assert!(store.is_waiting(&id, NOW).await.expect("it runs"));
+        assert_eq!(store.poll_grant(&id, NOW).await.expect("it runs"), Some(waiting(false)));
+        assert!(store.approve_grant(&id, "tokens", NOW).await.expect("it runs"));
+        assert!(!store.is_waiting(&id, NOW).await.expect("it runs"));
+        assert_eq!(store.find_waiting_grant(&code(1), NOW).await.expect("it runs"), None);
+        let redeemed = store.poll_grant(&id, NOW).await.expect("it runs").expect("approved");
+        assert_eq!((redeemed.state, redeemed.sealed.as_str()), (State::Approved, "tokens"));
+        assert_eq!(store.poll_grant(&id, NOW).await.expect("it runs"), None);
+    });
+}
+
+#[test]
+fn the_first_decision_stands() {
+    on_every_database(async |store| {
+        let id = begin(store, 1).await;
+        assert_eq!(store.deny_grant(&code(1), NOW).await.expect("it runs").as_deref(), Some("asked"));
+        assert_eq!(store.deny_grant(&code(1), NOW).await.expect("it runs"), None);
+        assert!(!store.approve_grant(&id, "tokens", NOW).await.expect("it runs"));
+        assert!(!store.fail_grant(&id, NOW).await.expect("it runs"));
+        assert_eq!(store.poll_grant(&id, NOW).await.expect("it runs").expect("denied").state, State::Denied);
+        assert_eq!(store.poll_grant(&id, NOW).await.expect("it runs"), None);
+        let id = begin(store, 2).await;
+        assert!(store.fail_grant(&id, NOW).await.expect("it runs"));
+        assert!(!store.approve_grant(&id, "tokens", NOW).await.expect("it runs"));
+        assert_eq!(store.deny_grant(&code(2), NOW).await.expect("it runs"), None);
+        assert_eq!(store.poll_grant(&id, NOW).await.expect("it runs").expect("failed").state, State::Failed);
+    });
+}
+
+#[test]
+fn a_grant_ends_after_its_life_which_a_decision_restarts() {
+    on_every_database(async |store| {
+        let id = begin(store, 1).await;
+        let last = Timestamp::from_millis(NOW.plus(LIFETIME).as_millis() - 1);
+        let end = NOW.plus(LIFETIME);
+        assert!(store.is_waiting(&id, last).await.expect("it runs"));
+        assert!(!store.is_waiting(&id, end).await.expect("it runs"));
+        assert_eq!(store.find_waiting_grant(&code(1), end).await.expect("it runs"), None);
+        assert_eq!(store.poll_grant(&id, end).await.expect("it runs"), None);
+        assert!(!store.approve_grant(&id, "tokens", end).await.expect("it runs"));
+        assert!(store.approve_grant(&id, "tokens", last).await.expect("it runs"));
+        let later = Timestamp::from_millis(last.plus(LIFETIME).as_millis() - 1);
+        assert_eq!(store.poll_grant(&id, later).await.expect("it runs").expect("approved").state, State::Approved);
+    });
+}
+
+#[test]
+fn a_taken_user_code_is_not_given_out_again() {
+    on_every_database(async |store| {
+        begin(store, 1).await;
+        let other = DeviceCode::from_random([9; 32]).hash();
+        let grant = NewGrant { id: &other, user_code: &code(1), sealed: "asked" };
+        assert!(!store.begin_grant(grant, NOW).await.expect("it runs"));
+    });
+}
+
+#[test]
+fn polls_have_a_pace_that_refused_polls_do_not_extend() {
+    on_every_database(async |store| {
+        let id = begin(store, 1).await;
+        for (millis, is_early) in [(0, false), (1, true), (3999, true), (4000, false), (4001, true), (8000, false)] {
+            let at = NOW.plus(Duration::from_millis(millis));
+            assert_eq!(store.poll_grant(&id, at).await.expect("it runs"), Some(waiting(is_early)), "after {millis} ms");
+        }
+    });
+}
+
+#[test]
+fn a_counter_refuses_what_is_too_much_until_its_window_ends() {
+    on_every_database(async |store| {
+        let limit = RateLimit { max: 2, window: Duration::from_mins(1) };
+        for (name, secs, wait) in [
+            ("a", 0, None),
+            ("a", 10, None),
+            ("a", 20, Some(40)),
+            ("b", 20, None),
+            ("a", 59, Some(1)),
+            ("a", 60, None),
+            ("a", 61, None),
+            ("a", 62, Some(58)),
+        ] {
+            let verdict = store.count(name, limit, NOW.plus(Duration::from_secs(secs))).await.expect("it runs");
+            assert_eq!(verdict, wait.map(Duration::from_secs), "{name} after {secs} s");
+        }
+    });
+}
+
+#[test]
+fn a_sweep_deletes_what_is_over_and_is_done_by_one() {
+    on_every_database(async |store| {
+        let limit = RateLimit { max: 1, window: Duration::from_secs(10) };
+        begin(store, 1).await;
+        assert_eq!(store.count("a", limit, NOW).await.expect("it runs"), None);
+        assert!(store.sweep(NOW, None).await.expect("it runs"));
+        assert!(!store.sweep(NOW.plus(Duration::from_secs(29)), None).await.expect("it runs"));
+        assert!(store.sweep(NOW.plus(Duration::from_secs(30)), None).await.expect("it runs"));
+        let rows = async |table: &str| {
+            store.run(&format!("SELECT COUNT(*) FROM {table}"), &[]).await.expect("it runs")[0][0].clone()
+        };
+        assert_eq!(rows("counters").await, Value::Integer(0));
+        assert_eq!(rows("device_grants").await, Value::Integer(1));
+        assert!(store.sweep(NOW.plus(LIFETIME), None).await.expect("it runs"));
+        assert_eq!(rows("device_grants").await, Value::Integer(0));
+    });
+}
+
+#[test]
+fn a_pointer_is_set_once_and_moved_by_comparison() {
+    on_every_database(async |store| {
+        assert_eq!(store.pointer("p").await.expect("it runs"), None);
+        assert_eq!(store.point_first("p", "a", NOW).await.expect("it runs"), "a");
+        assert_eq!(store.point_first("p", "b", NOW).await.expect("it runs"), "a");
+        assert!(!store.point("p", "b", "c", NOW).await.expect("it runs"));
+        assert!(store.point("p", "a", "c", NOW).await.expect("it runs"));
+        assert_eq!(store.pointer("p").await.expect("it runs").as_deref(), Some("c"));
+    });
+}
+
+#[test]
+fn migrations_are_applied_once() {
+    on_every_database(async |store| {
+        let applied = store.migrate().await.expect("it runs");
+        assert_eq!(applied.first().map(String::as_str), Some("0001_device_grants"));
+        assert_eq!(store.migrate().await.expect("it runs"), Vec::<String>::new());
+        assert_eq!(store.ping().await, Ok(()));
+    });
+}
+
+#[test]
+fn two_instances_that_start_at_once_end_with_one_schema() {
+    for (ours, theirs) in on_two_connections(|store| {
+        store.migrate().now_or_never().expect("nothing waits").expect("it runs");
+        store
+            .run("SELECT COUNT(*) FROM schema_migrations", &[])
+            .now_or_never()
+            .expect("nothing waits")
+            .expect("it runs")
+    }) {
+        assert_eq!(ours, theirs);
+        assert_eq!(ours[0][0], Value::Integer(6));
+    }
+}
+
+#[test]
+fn of_two_polls_at_once_one_gets_the_tokens() {
+    for (ours, theirs) in on_two_connections(|store| {
+        let run = async || {
+            let mut tokens = 0;
+            for number in 0..20 {
+                let id = DeviceCode::from_random([number; 32]).hash();
+                let grant = NewGrant { id: &id, user_code: &code(number), sealed: "asked" };
+                // Whoever comes first begins and decides; both poll.
+                store.begin_grant(grant, NOW).await.expect("it runs");
+                store.approve_grant(&id, "tokens", NOW).await.expect("it runs");
+                tokens += u32::from(store.poll_grant(&id, NOW).await.expect("it runs").is_some());
+            }
+            tokens
+        };
+        run().now_or_never().expect("nothing waits")
+    }) {
+        assert_eq!(ours + theirs, 20);
+    }
+}
+
+#[test]
+fn of_two_decisions_at_once_one_stands() {
+    for (ours, theirs) in on_two_connections(|store| {
+        let run = async || {
+            let mut decisions = 0;
+            for number in 0..20 {
+                let id = DeviceCode::from_random([number; 32]).hash();
+                let grant = NewGrant { id: &id, user_code: &code(number), sealed: "asked" };
+                store.begin_grant(grant, NOW).await.expect("it runs");
+                decisions += u32::from(store.approve_grant(&id, "tokens", NOW).await.expect("it runs"));
+                decisions += u32::from(store.deny_grant(&code(number), NOW).await.expect("it runs").is_some());
+            }
+            decisions
+        };
+        run().now_or_never().expect("nothing waits")
+    }) {
+        assert_eq!(ours + theirs, 20);
+    }
+}
+
+#[test]
+fn counters_lose_no_use_when_two_count_at_once() {
+    let limit = RateLimit { max: 30, window: Duration::from_mins(1) };
+    for (ours, theirs) in on_two_connections(|store| {
+        let run = async || {
+            let mut refused = 0;
+            for _ in 0..20 {
+                refused += u32::from(store.count("a", limit, NOW).await.expect("it runs").is_some());
+            }
+            refused
+        };
+        run().now_or_never().expect("nothing waits")
+    }) {
+        assert_eq!(ours + theirs, 10);
+    }
+}
+
+mod signing_keys {
+    use std::rc::Rc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ports::{DbError, Dialect, KeyValue, KeyValueError, Row};
+    use crate::store::signing_keys::{RingError, SigningKeys};
+
+    struct World {
+        key_value: MemoryKeyValue,
+        entropy: CountingEntropy,
+        clock: ManualClock,
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self {
+                key_value: MemoryKeyValue::default(),
+                entropy: CountingEntropy::default(),
+                clock: ManualClock(Rc::new(Cell::new(NOW))),
+            }
+        }
+
+        fn keys<'a>(&'a self, store: Store<'a>) -> SigningKeys<'a> {
+            SigningKeys { store, key_value: &self.key_value, entropy: &self.entropy, clock: &self.clock }
+        }
+    }
+
+    #[test]
+    fn the_ring_is_made_at_first_use_and_then_read_without_the_database() {
+        let world = World::new();
+        let db = TestSqlite::new();
+        let is_migrated = Cell::new(false);
+        let keys = world.keys(Store::new(&db, &is_migrated));
+        let run = async || {
+            let first = keys.load().await.expect("made");
+            db.is_down.set(true);
+            let again = keys.load().await.expect("read");
+            assert_eq!(format!("{first:?}"), format!("{again:?}"));
+        };
+        futures_executor::block_on(run());
+    }
+
+    #[test]
+    fn instances_that_race_end_with_one_ring() {
+        let world = World::new();
+        let db = TestSqlite::new();
+        let is_migrated = Cell::new(false);
+        let keys = world.keys(Store::new(&db, &is_migrated));
+        let run = async || {
+            // Another instance has claimed the pointer and not yet written its ring where everybody looks.
+            let theirs = World::new();
+            theirs.entropy.skip_ahead();
+            let their_keys = SigningKeys {
+                store: Store::new(&db, &is_migrated),
+                key_value: &world.key_value,
+                entropy: &theirs.entropy,
+                clock: &world.clock,
+            };
+            let first = their_keys.load().await.expect("made");
+            world.key_value.0.borrow_mut().remove("session-keys");
+            let second = keys.load().await.expect("found");
+            assert_eq!(format!("{first:?}"), format!("{second:?}"));
+        };
+        futures_executor::block_on(run());
+    }
+
+    #[test]
+    fn a_ring_that_is_lost_is_replaced() {
+        let world = World::new();
+        let db = TestSqlite::new();
+        let is_migrated = Cell::new(false);
+        let keys = world.keys(Store::new(&db, &is_migrated));
+        let run = async || {
+            let first = keys.load().await.expect("made");
+            world.key_value.0.borrow_mut().clear();
+            let second = keys.load().await.expect("made again");
+            assert_ne!(format!("{first:?}"), format!("{second:?}"));
+            assert_eq!(format!("{second:?}"), format!("{:?}", keys.load().await.expect("read")));
+        };
+        futures_executor::block_on(run());
+    }
+
+    #[test]
+    fn rotation_puts_a_new_key_in_front_and_notes_when() {
+        let world = World::new();
+        let db = TestSqlite::new();
+        let is_migrated = Cell::new(false);
+        let keys = world.keys(Store::new(&db, &is_migrated));
+        let run = async || {
+            let before = keys.list().await.expect("made");
+            assert_eq!(before.len(), 1);
+            let later = NOW.plus(Duration::from_mins(1));
+            world.clock.0.set(later);
+            let after = keys.rotate().await.expect("rotated");
+            assert_eq!(after.len(), 2);
+            assert_eq!((after[0].created_at, after[0].retired_at), (later, None));
+            assert_eq!((after[1].created_at, after[1].retired_at), (NOW, Some(later)));
+            assert_eq!(after[1].kid, before[0].kid);
+            assert_eq!(keys.rotate().await.expect("rotated").len(), 3);
+            // Nothing is left behind but the current ring and its own slot.
+            assert_eq!(world.key_value.0.borrow().len(), 2);
+        };
+        futures_executor::block_on(run());
+    }
+
+    #[test]
+    fn a_damaged_ring_is_said_to_be_damaged() {
+        let world = World::new();
+        let db = TestSqlite::new();
+        let is_migrated = Cell::new(false);
+        world.key_value.0.borrow_mut().insert("session-keys".to_owned(), b"{}".to_vec());
+        let keys = world.keys(Store::new(&db, &is_migrated));
+        assert_eq!(futures_executor::block_on(keys.load()).err(), Some(RingError::Damaged));
+    }
+    /// A store or database that lets others go first, as often as its pattern says.
+    struct Stuttering<'a, T: ?Sized> {
+        inner: &'a T,
+        pattern: &'a [u8],
+        step: Cell<usize>,
+    }
+
+    impl<T: ?Sized> Stuttering<'_, T> {
+        async fn stutter(&self) {
+            let step = self.step.get();
+            self.step.set(step + 1);
+            for _ in 0..self.pattern[step % self.pattern.len()] {
+                let mut yielded = false;
+                std::future::poll_fn(|context| {
+                    if std::mem::replace(&mut yielded, true) {
+                        return std::task::Poll::Ready(());
+                    }
+                    context.waker().wake_by_ref();
+                    std::task::Poll::Pending
+                })
+                .await;
+            }
+        }
+    }
+
+    #[async_trait::async_trait(?Send)]
+    impl Db for Stuttering<'_, TestSqlite> {
+        async fn run(&self, statement: &str, parameters: &[Value]) -> Result<Vec<Row>, DbError> {
+            self.stutter().await;
+            let outcome = self.inner.run(statement, parameters).await;
+            self.stutter().await;
+            outcome
+        }
+
+        fn dialect(&self) -> Dialect {
+            self.inner.dialect()
+        }
+    }
+
+    #[async_trait::async_trait(?Send)]
+    impl KeyValue for Stuttering<'_, MemoryKeyValue> {
+        async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, KeyValueError> {
+            self.stutter().await;
+            let found = self.inner.find(key).await;
+            self.stutter().await;
+            found
+        }
+
+        async fn set(&self, key: &str, value: &[u8]) -> Result<(), KeyValueError> {
+            self.stutter().await;
+            self.inner.set(key, value).await?;
+            self.stutter().await;
+            Ok(())
+        }
+
+        async fn delete(&self, key: &str) -> Result<(), KeyValueError> {
+            self.stutter().await;
+            self.inner.delete(key).await
+        }
+    }
+
+    /// Mostly no pause, now and then one in which others do a lot.
+    fn pattern() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(prop_oneof![4 => Just(0), 1 => 1_u8..60], 1..40)
+    }
+
+    /// The ids of a ring.
+    fn ids(keys: &crate::domain::session::Keys) -> Vec<String> {
+        keys.ids().map(str::to_owned).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn however_instances_interleave_no_key_is_lost(
+            patterns in proptest::collection::vec(pattern(), 3),
+        ) {
+            let world = World::new();
+            let db = TestSqlite::new();
+            let is_migrated = Cell::new(false);
+            let stores: Vec<_> =
+                patterns.iter().map(|pattern| Stuttering { inner: &db, pattern, step: Cell::new(0) }).collect();
+            let key_values: Vec<_> = patterns
+                .iter()
+                .map(|pattern| Stuttering { inner: &world.key_value, pattern, step: Cell::new(1) })
+                .collect();
+            let instance = |number: usize| SigningKeys {
+                store: Store::new(&stores[number], &is_migrated),
+                key_value: &key_values[number],
+                entropy: &world.entropy,
+                clock: &world.clock,
+            };
+            let (one, two, three) = (instance(0), instance(1), instance(2));
+            futures_executor::block_on(async {
+                // All start at once.
+                let (first, second, third) = futures_util::join!(one.load(), two.load(), three.load());
+                let first = ids(&first.expect("loaded"));
+                prop_assert_eq!(&first, &ids(&second.expect("loaded")));
+                prop_assert_eq!(&first, &ids(&third.expect("loaded")));
+                // Two rotate while one reads.
+                let (second, third, read) = futures_util::join!(one.rotate(), two.rotate(), three.load());
+                second.expect("rotated");
+                third.expect("rotated");
+                prop_assert!(ids(&read.expect("loaded")).contains(&first[0]));
+                let last = ids(&three.load().await.expect("loaded"));
+                prop_assert_eq!(last.len(), 3);
+                prop_assert!(last.contains(&first[0]));
+                Ok(())
+            })?;
+        }
+    }
+}

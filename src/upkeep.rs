@@ -1,0 +1,46 @@
+//! Upkeep without a daemon: a request that finds a sweep due leaves one behind, to be done after its response.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+
+use crate::domain::ids::Timestamp;
+use crate::gateway::Gateway;
+use crate::log::Level;
+use crate::store::Retention;
+
+/// How often an instance asks whether a sweep is due; replicas agree in the store on who does it.
+const ASK_EVERY: Duration = Duration::from_secs(30);
+
+/// Has a bounded sweep done in the background, if it is time to ask for one.
+pub(crate) fn after_response(gateway: &Rc<Gateway>) {
+    let now = gateway.ports.clock.now();
+    let asked = &gateway.cache.asked_for_sweep;
+    if asked.get().is_some_and(|at| now.since(at) < ASK_EVERY) {
+        return;
+    }
+    asked.set(Some(now));
+    let owner = Rc::clone(gateway);
+    let sweep = async move {
+        if let Err(error) = owner.store().sweep(now, retention(&owner, now)).await {
+            owner.log(Level::Warn, &format!("rows that are over could not be deleted: {error}"));
+        }
+    };
+    gateway.ports.tasks.spawn(sweep.boxed_local());
+}
+
+/// Until when spending is forgotten; nothing is without `admin`. A month is 31 days here: nobody misses what is kept a
+/// little longer.
+fn retention(gateway: &Gateway, now: Timestamp) -> Option<Retention> {
+    let admin = gateway.config.admin.as_ref()?;
+    let ago = |days: u64| {
+        let millis = i64::try_from(days.saturating_mul(24 * 60 * 60 * 1000)).unwrap_or(i64::MAX);
+        Timestamp::from_millis(now.as_millis().saturating_sub(millis).max(0))
+    };
+    Some(Retention {
+        spend: ago(u64::from(admin.spend_retention_months) * 31),
+        audit: ago(admin.audit_retention_days.into()),
+        identity: ago(admin.identity_retention_days.into()),
+    })
+}
