@@ -1,0 +1,3 @@
+//! What clients ask besides inference.
+
+mod oauth;

@@ -1,0 +1,3 @@
+//! `/api/oauth/…`.
+
+mod usage;

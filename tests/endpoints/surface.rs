@@ -1,0 +1,144 @@
+//! What holds for every path: routing, transport rules, ids and headers.
+
+use std::time::Duration;
+
+use http::Method;
+
+use crate::support::{CONFIG, TestGateway, get, post, request};
+
+#[test]
+fn an_unknown_path_is_401_without_a_session_and_404_with_one() {
+    let mut gateway = TestGateway::new();
+    let token = gateway.token(&[]);
+    for (method, path) in [
+        (Method::GET, "/nope"),
+        (Method::GET, "/healthz/"),
+        (Method::GET, "/Device"),
+        (Method::GET, "//device"),
+        (Method::GET, "/%68ealthz"),
+        (Method::GET, "/v1/messages"),
+        (Method::OPTIONS, "/v1/messages"),
+        (Method::POST, "/v1/models"),
+        (Method::POST, "/v1/messages/batches"),
+        (Method::POST, "/.sallyport/start"),
+    ] {
+        let answer = gateway.send(request(method.clone(), path));
+        assert_eq!(answer.status, 401, "{method} {path}");
+        assert_eq!(answer.header("x-should-retry"), Some("false"), "{method} {path}");
+        assert_eq!(answer.header("access-control-allow-origin"), None);
+        let answer = gateway.send(request(method.clone(), path).bearer(&token));
+        assert_eq!((answer.status.as_u16(), answer.text()), (404, "not found"), "{method} {path}");
+    }
+}
+
+#[test]
+fn a_refusal_tells_the_caller_one_thing_and_the_audit_trail_the_reason() {
+    let mut gateway = TestGateway::new();
+    let expired = gateway.token_with(|claims| claims["exp"] = 1.into());
+    let foreign = gateway.token_with(|claims| claims["iss"] = "https://elsewhere.example.test".into());
+    let token = gateway.token(&[]);
+    for (authorization, reason) in [
+        (None, "missing_token"),
+        (Some(String::new()), "missing_token"),
+        (Some(token.clone()), "invalid_token"),
+        (Some(format!("bearer {token}")), "invalid_token"),
+        (Some(format!("Bearer  {token}")), "invalid_token"),
+        (Some(format!("Basic {token}")), "invalid_token"),
+        (Some(format!("Bearer {token}x")), "invalid_token"),
+        (Some(format!("Bearer {expired}")), "invalid_token"),
+        (Some(format!("Bearer {foreign}")), "invalid_token"),
+    ] {
+        let mut asked = get("/v1/models?secret=1");
+        if let Some(authorization) = &authorization {
+            asked = asked.header("authorization", authorization);
+        }
+        let answer = gateway.send(asked);
+        let body = answer.json();
+        assert_eq!(answer.status, 401, "{authorization:?}");
+        assert_eq!(body["error"]["message"], "invalid token");
+        assert_eq!(body["request_id"], answer.header("x-request-id").expect("an id"));
+        let audit = gateway.log.audit();
+        assert_eq!(
+            (&audit[0]["evt"], &audit[0]["reason"], &audit[0]["path"]),
+            (&"auth.denied".into(), &reason.into(), &"/v1/models".into()),
+            "{authorization:?}"
+        );
+    }
+}
+
+#[test]
+fn a_session_ends_when_its_time_is_over() {
+    let mut gateway = TestGateway::new();
+    let token = gateway.token(&[]);
+    assert_eq!(gateway.send(get("/v1/models").bearer(&token)).status, 200);
+    gateway.clock.advance(Duration::from_hours(1));
+    assert_eq!(gateway.send(get("/v1/models").bearer(&token)).status, 401);
+}
+
+#[test]
+fn every_answer_carries_the_security_headers_and_an_id() {
+    let mut gateway = TestGateway::new();
+    for path in ["/healthz", "/readyz", "/nope"] {
+        let answer = gateway.send(get(path));
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-opener-policy", "same-origin"),
+        ] {
+            assert_eq!(answer.header(name), Some(value), "{path}");
+        }
+        assert_eq!(answer.header("x-request-id").map(str::len), Some(36), "{path}");
+    }
+}
+
+#[test]
+fn the_clients_own_id_is_used_where_it_has_the_agreed_form() {
+    let mut gateway = TestGateway::new();
+    let longest = "a".repeat(64);
+    for (id, is_used) in
+        [("abc-1._Z", true), (&longest, true), ("has/slash", false), (&"a".repeat(65), false), ("", false)]
+    {
+        let answer = gateway.send(get("/healthz").header("x-client-request-id", id));
+        assert_eq!(answer.header("x-request-id") == Some(id), is_used, "{id}");
+    }
+    let answer = gateway.send(get("/healthz").header("x-request-id", "mine"));
+    assert_ne!(answer.header("x-request-id"), Some("mine"));
+}
+
+#[test]
+fn sizes_are_checked_before_authentication_and_probes_are_exempt() {
+    let limits = "limits: {max_request_bytes: 10, max_url_length: 60, max_request_header_bytes: 200}";
+    let mut gateway = TestGateway::with_config(&format!("{CONFIG}\n{limits}"));
+    let long = "x".repeat(200);
+    for (asked, status, text) in [
+        (post("/v1/messages").body("12345678901"), 413, "payload too large"),
+        (post("/v1/messages").header("content-length", "11"), 413, "payload too large"),
+        (get(&format!("/{}", "y".repeat(60))), 414, "uri too long"),
+        (get("/nope").header("x-long", &long), 431, "request header fields too large"),
+        (get(&format!("/healthz?{long}")), 200, "ok"),
+        (get("/healthz").header("x-long", &long), 200, "ok"),
+    ] {
+        let answer = gateway.send(asked);
+        assert_eq!((answer.status.as_u16(), answer.text()), (status, text));
+    }
+    assert_eq!(gateway.send(post("/v1/messages").body("1234567890")).status, 401);
+}
+
+#[test]
+fn addresses_are_judged_before_anything_else() {
+    let rules = "access_control: {deny_cidrs: [192.0.2.7]}";
+    let mut gateway = TestGateway::with_config(&format!("{CONFIG}\n{rules}"));
+    for path in ["/", "/healthz", "/v1/messages"] {
+        let answer = gateway.send(get(path));
+        assert_eq!((answer.status.as_u16(), answer.text()), (403, "forbidden"), "{path}");
+        assert_eq!(gateway.log.audit()[0]["reason"], "ip_denylist");
+    }
+}
+
+#[test]
+fn head_is_answered_like_get_without_a_body() {
+    let mut gateway = TestGateway::new();
+    let answer = gateway.send(request(Method::HEAD, "/healthz"));
+    assert_eq!((answer.status.as_u16(), answer.text()), (200, ""));
+}

@@ -1,0 +1,215 @@
+//! `POST /v1/messages`: leave to spend before it, and the bill after it.
+
+use bytes::Bytes;
+use sallyport::ports::StreamError;
+use serde_json::{Value, json};
+
+use super::organizations::{ADMIN, admin_get, admin_post};
+use crate::support::{TestGateway, post};
+
+fn ask() -> Value {
+    json!({"model": "claude-opus-4-8", "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]})
+}
+
+const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
+const SSE: &[(&str, &str)] = &[("content-type", "text/event-stream")];
+
+/// What Ada has spent today, in cents.
+fn spent(gateway: &mut TestGateway) -> String {
+    let answer = gateway.send(admin_get("/v1/organizations/spend_limits/effective?user_ids[]=ada&period[]=daily"));
+    answer.json()["data"][0]["period_to_date_spend"].as_str().expect("text").to_owned()
+}
+
+fn cap(gateway: &mut TestGateway, scope: &Value, amount: &str, more: &[(&str, Value)]) {
+    let mut body = json!({"scope": scope, "amount": amount});
+    for (name, value) in more {
+        body[*name] = value.clone();
+    }
+    let answer = gateway.send(admin_post(&body));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it is a piece of a stream, and others fail")]
+fn event(data: &Value) -> Result<Bytes, StreamError> {
+    let kind = data["type"].as_str().expect("a type");
+    Ok(Bytes::from(format!("event: {kind}\ndata: {data}\n\n")))
+}
+
+fn stream() -> Vec<Result<Bytes, StreamError>> {
+    let text = "x".repeat(400);
+    vec![
+        event(&json!({"type": "message_start", "message": {"usage": {"input_tokens": 1000, "output_tokens": 1}}})),
+        event(&json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}})),
+        event(&json!({"type": "message_delta", "usage": {"output_tokens": 200}})),
+        event(&json!({"type": "message_stop"})),
+    ]
+}
+
+#[test]
+fn an_answer_is_billed_once_however_it_ends() {
+    let broken = |count: usize| {
+        let mut pieces = stream();
+        pieces.truncate(count);
+        pieces.push(Err(StreamError("reset".to_owned())));
+        pieces
+    };
+    // 1000 tokens of input cost half a cent; 100 estimated ones of output a quarter, 200 told ones half.
+    for (pieces, patience, expected) in [
+        (stream(), None, "1"),
+        (stream(), Some(3), "1"),
+        (stream(), Some(1), "0.75"),
+        (broken(3), None, "1"),
+        (broken(2), None, "0.75"),
+        (broken(1), None, "0.5"),
+        (broken(0), None, "0"),
+    ] {
+        let mut gateway = TestGateway::with_config(ADMIN);
+        let token = gateway.token(&[]);
+        gateway.http.answer_in_pieces(200, SSE, pieces);
+        gateway.send_until(post("/v1/messages").bearer(&token).json(&ask()), patience);
+        assert_eq!(spent(&mut gateway), expected, "{patience:?}");
+    }
+}
+
+#[test]
+fn errors_counts_and_gateways_without_admin_cost_nothing() {
+    let usage = r#"{"usage":{"input_tokens":1000,"output_tokens":0}}"#;
+    let mut gateway = TestGateway::with_config(ADMIN);
+    let token = gateway.token(&[]);
+    gateway.http.answer(400, JSON, usage);
+    assert_eq!(gateway.send(post("/v1/messages").bearer(&token).json(&ask())).status, 400);
+    gateway.http.answer(200, JSON, usage);
+    assert_eq!(gateway.send(post("/v1/messages/count_tokens").bearer(&token).json(&ask())).status, 200);
+    assert_eq!(spent(&mut gateway), "0");
+    gateway.http.answer(200, JSON, usage);
+    gateway.send(post("/v1/messages").bearer(&token).json(&ask()));
+    assert_eq!(spent(&mut gateway), "0.5");
+}
+
+#[test]
+fn an_answer_without_usage_is_counted_by_the_upstream_or_estimated() {
+    for (status, counted, expected) in [(200, r#"{"input_tokens":2000}"#, "1.003"), (500, "{}", "0.009")] {
+        let mut gateway = TestGateway::with_config(ADMIN);
+        let token = gateway.token(&[]);
+        gateway.http.answer(200, JSON, "{}");
+        gateway.http.answer(status, JSON, counted);
+        gateway.send(post("/v1/messages").bearer(&token).json(&ask()));
+        let asked = gateway.http.requests().pop().expect("a count");
+        assert_eq!(asked.uri().path(), "/v1/messages/count_tokens");
+        assert_eq!(&asked.body()[..], br#"{"messages":[{"role":"user","content":"hi"}],"model":"claude-opus-4-8"}"#);
+        assert_eq!(spent(&mut gateway), expected);
+    }
+}
+
+#[test]
+fn a_caller_over_a_cap_is_refused_whatever_they_send() {
+    let mut gateway =
+        TestGateway::with_config(&ADMIN.replace("write_keys", "blocked_message: ask finance\n  write_keys"));
+    let token = gateway.token(&["eng"]);
+    cap(&mut gateway, &json!({"type": "user", "user_id": "ada"}), "1", &[("period", json!("daily"))]);
+    gateway.http.answer_in_pieces(200, SSE, stream());
+    let first = gateway.send(post("/v1/messages").bearer(&token).json(&ask()));
+    assert_eq!(first.header("anthropic-ratelimit-unified-status"), Some("allowed"));
+    gateway.log.lines();
+    let answer = gateway.send(post("/v1/messages").bearer(&token).body("{not json"));
+    assert_eq!(answer.status, 429);
+    assert_eq!(
+        answer.json(),
+        json!({"type": "error", "error": {"type": "billing_error", "message": "spend limit reached · resets Feb 4 · ask finance"}})
+    );
+    assert_eq!(answer.header("x-should-retry"), Some("false"));
+    assert_eq!(answer.header("request-id"), None);
+    let audit = gateway.log.audit();
+    assert_eq!(audit.len(), 1);
+    assert_eq!(
+        (&audit[0]["evt"], &audit[0]["cause"], &audit[0]["cap_cents"], &audit[0]["source"], &audit[0]["period"]),
+        (&json!("spend.blocked"), &json!("over_limit"), &json!("1"), &json!("user"), &json!("daily"))
+    );
+    let counted = post("/v1/messages/count_tokens").bearer(&token).json(&ask());
+    gateway.http.answer(200, JSON, "{}");
+    assert_eq!(gateway.send(counted).status, 200, "counting is exempt");
+}
+
+#[test]
+fn a_pool_is_charged_and_then_blocks_its_members_only() {
+    let mut gateway = TestGateway::with_config(ADMIN);
+    let (member, other) = (gateway.token(&["eng"]), gateway.token_with(|claims| claims["sub"] = json!("bob")));
+    let pool = [("pooled_budget", json!({"amount": "1"}))];
+    cap(&mut gateway, &json!({"type": "rbac_group", "rbac_group_id": "eng"}), "100", &pool);
+    gateway.http.answer_in_pieces(200, SSE, stream());
+    assert_eq!(gateway.send(post("/v1/messages").bearer(&member).json(&ask())).status, 200);
+    let listed = gateway.send(admin_get("/v1/organizations/spend_limits")).json();
+    assert_eq!(listed["data"][0]["pooled_budget"]["period_to_date_spend"], "1");
+    let answer = gateway.send(post("/v1/messages").bearer(&member).json(&ask()));
+    assert_eq!(answer.status, 429);
+    assert_eq!(answer.header("anthropic-ratelimit-unified-overage-scope"), Some("group_pool"));
+    gateway.http.answer_in_pieces(200, SSE, stream());
+    assert_eq!(gateway.send(post("/v1/messages").bearer(&other).json(&ask())).status, 200);
+}
+
+#[test]
+fn when_spending_cannot_be_looked_up_the_configuration_decides() {
+    for (addition, status) in [("", 200), ("enforcement: {fail_closed_on_error: true}", 429)] {
+        let mut gateway = TestGateway::with_config(&format!("{ADMIN}\n{addition}"));
+        let token = gateway.token(&[]);
+        gateway.db.is_down.set(true);
+        gateway.http.answer_in_pieces(200, SSE, stream());
+        let answer = gateway.send(post("/v1/messages").bearer(&token).json(&ask()));
+        assert_eq!(answer.status.as_u16(), status);
+        assert_eq!(answer.header("anthropic-ratelimit-unified-status"), None);
+        if status == 429 {
+            assert_eq!(answer.json()["error"]["message"], "spend limit unavailable");
+            assert_eq!(answer.header("anthropic-ratelimit-unified-overage-disabled-reason"), Some("fetch_error"));
+            assert_eq!(answer.header("retry-after"), None);
+            assert!(gateway.log.audit().iter().any(|event| event["cause"] == "store_error"));
+        }
+    }
+}
+
+#[test]
+fn a_request_takes_one_statement_before_and_one_after_whatever_the_number_of_caps() {
+    let mut gateway = TestGateway::with_config(ADMIN);
+    let groups: Vec<String> = (0..20).map(|index| format!("g{index}")).collect();
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    let token = gateway.token(&groups);
+    for group in &groups {
+        let pool = [("pooled_budget", json!({"amount": "1000"}))];
+        cap(&mut gateway, &json!({"type": "rbac_group", "rbac_group_id": group}), "100", &pool);
+    }
+    // The first one also keeps who the caller is, and finds a sweep due.
+    gateway.http.answer_in_pieces(200, SSE, stream());
+    gateway.send(post("/v1/messages").bearer(&token).json(&ask()));
+    let mut count = |expected: usize| {
+        gateway.http.answer_in_pieces(200, SSE, stream());
+        let before = gateway.db.statements.get();
+        assert_eq!(gateway.send(post("/v1/messages").bearer(&token).json(&ask())).status, 200);
+        assert_eq!(gateway.db.statements.get() - before, expected);
+    };
+    count(2);
+    count(2);
+}
+
+#[test]
+fn billing_groups_reach_the_audit_trail_and_not_the_upstream() {
+    let config = ADMIN.replace("write_keys", "billing_group_tag: team\n  write_keys");
+    for (tags, group, ignored) in [
+        (json!({"team": "ops", "x": "y"}), json!("ops"), json!(null)),
+        (json!({"team": "nope"}), json!(null), json!(true)),
+        (json!({"team": 7}), json!(null), json!(true)),
+        (json!({}), json!(null), json!(null)),
+    ] {
+        let mut gateway = TestGateway::with_config(&config);
+        let token = gateway.token(&["ops"]);
+        let mut body = ask();
+        body["tags"] = tags;
+        gateway.http.answer(200, JSON, r#"{"usage":{"input_tokens":1000,"output_tokens":1}}"#);
+        gateway.send(post("/v1/messages").bearer(&token).json(&body));
+        assert!(!String::from_utf8_lossy(gateway.http.requests()[0].body()).contains("tags"));
+        let audit = gateway.log.audit();
+        let metered = audit.iter().find(|event| event["evt"] == "spend.metered").expect("metered");
+        for event in [&audit[0], metered] {
+            assert_eq!((&event["billing_group"], &event["billing_group_ignored"]), (&group, &ignored), "{event}");
+        }
+        assert_eq!((&metered["cents"], &metered["input_tokens"]), (&json!(0.5025), &json!(1000)));
+    }
+}

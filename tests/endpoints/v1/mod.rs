@@ -1,0 +1,6 @@
+//! The Messages API.
+
+mod messages;
+mod messages_spending;
+mod models;
+pub(crate) mod organizations;

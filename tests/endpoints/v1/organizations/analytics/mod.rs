@@ -1,0 +1,3 @@
+//! `/v1/organizations/analytics/…`.
+
+mod cost;

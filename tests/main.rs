@@ -1,0 +1,5 @@
+//! Everything that judges the component natively: endpoints behind ports made of values, and the rules of the house.
+
+mod endpoints;
+mod support;
+mod tidy;

@@ -1,0 +1,486 @@
+//! A gateway whose world is made of values: the clock stands still until it is advanced, randomness is counted,
+//! other servers answer from a script, the database is SQLite in memory, and the log is a list.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use futures_executor::{LocalPool, LocalSpawner};
+use futures_util::future::{FutureExt, LocalBoxFuture};
+use futures_util::task::LocalSpawnExt;
+use hmac::{Hmac, KeyInit, Mac};
+use http::{HeaderMap, Method, StatusCode};
+use sallyport::config::{self, Sources};
+use sallyport::domain::ids::Timestamp;
+use sallyport::exchange::{Body, CutOff, Request};
+use sallyport::gateway::Gateway;
+use sallyport::log::Level;
+use sallyport::ports::{
+    BodySink, BoxStream, ByteStream, ClientLeft, Clock, Db, DbError, Dialect, Entropy, Files, Http, HttpError,
+    KeyValue, KeyValueError, Log, Outbound, Ports, Row, StreamError, Tasks, Value,
+};
+use serde_json::json;
+use sha2::Sha256;
+
+/// The moment at which every test starts: 2031-02-03T04:05:06.789Z.
+pub(crate) const START: Timestamp = Timestamp::from_millis(1_927_857_906_789);
+
+/// A secret of the least allowed length and more; obviously no real one.
+pub(crate) const JWT_SECRET: &str = "placeholder-placeholder-placeholder-placeholder-";
+
+/// The public origin of the gateway under test.
+pub(crate) const ORIGIN: &str = "https://gateway.example.test";
+
+/// `gateway.yaml` of most tests; a test appends or replaces sections as text.
+pub(crate) const CONFIG: &str = "
+listen: {host: 127.0.0.1, public_url: 'https://gateway.example.test'}
+oidc: {issuer: 'https://login.example.test', client_id: sallyport, client_secret: placeholder}
+session: {jwt_secret: placeholder-placeholder-placeholder-placeholder-}
+upstreams:
+  - {name: a, provider: anthropic, base_url: 'https://upstream.example.test', auth: {api_key: upstream-credential}}
+";
+
+/// A gateway and its world.
+pub(crate) struct TestGateway {
+    pub(crate) gateway: Rc<Gateway>,
+    pub(crate) clock: Rc<ManualClock>,
+    pub(crate) http: Rc<ScriptedHttp>,
+    pub(crate) log: Rc<CapturedLog>,
+    pub(crate) db: Rc<MemoryDb>,
+    pool: LocalPool,
+}
+
+impl TestGateway {
+    /// With [`CONFIG`].
+    pub(crate) fn new() -> Self {
+        Self::with_config(CONFIG)
+    }
+
+    /// With a configuration of the test's own.
+    pub(crate) fn with_config(text: &str) -> Self {
+        let sources = Sources { variables: HashMap::new(), files: &NoFiles, allow_loopback: false };
+        let loaded = config::parse(text, &sources)
+            .unwrap_or_else(|faults| panic!("the test's configuration is faulty: {faults:#?}"));
+        let pool = LocalPool::new();
+        let clock = Rc::new(ManualClock { now: Cell::new(START), waiting: RefCell::default() });
+        let http = Rc::new(ScriptedHttp::default());
+        let log = Rc::new(CapturedLog::default());
+        let db = Rc::new(MemoryDb::new());
+        let ports = Ports {
+            clock: Box::new(Shared(Rc::clone(&clock))),
+            entropy: Box::new(CountedEntropy(Cell::new(0))),
+            http: Box::new(Shared(Rc::clone(&http))),
+            key_value: Box::new(MemoryKeyValue::default()),
+            db: Box::new(Shared(Rc::clone(&db))),
+            log: Box::new(Shared(Rc::clone(&log))),
+            files: Box::new(NoFiles),
+            tasks: Box::new(PoolTasks(pool.spawner())),
+            environment: HashMap::new(),
+            log_level: Level::Debug,
+            allow_loopback: false,
+            control: Some("control-control-control-control-".to_owned()),
+        };
+        let gateway = Rc::new(Gateway::new(loaded.config, ports));
+        Self { gateway, clock, http, log, db, pool }
+    }
+
+    /// Sends a request and reads the whole answer; what the answer leaves running is run to its end.
+    pub(crate) fn send(&mut self, request: RequestBuilder) -> Answer {
+        self.send_until(request, None)
+    }
+
+    /// The same for a client that leaves after some pieces.
+    pub(crate) fn send_until(&mut self, request: RequestBuilder, patience: Option<usize>) -> Answer {
+        let answer = self.pool.run_until(answer(Rc::clone(&self.gateway), request.into_request(), patience));
+        self.pool.run_until_stalled();
+        answer
+    }
+
+    /// A session token for Ada with these groups.
+    pub(crate) fn token(&self, groups: &[&str]) -> String {
+        self.token_with(|claims| claims["groups"] = json!(groups))
+    }
+
+    /// A session token with claims of the test's own, signed with the gateway's secret.
+    pub(crate) fn token_with(&self, change: impl FnOnce(&mut serde_json::Value)) -> String {
+        let now = self.gateway.ports.clock.now().as_secs();
+        let mut claims = json!({
+            "sub": "ada", "email": "ada@example.test", "aud": "claude-gateway", "iss": ORIGIN,
+            "iat": now, "exp": now + 3600,
+        });
+        change(&mut claims);
+        let mut key = Hmac::<Sha256>::new_from_slice(JWT_SECRET.as_bytes()).expect("any length will do");
+        let input = format!(
+            "{}.{}",
+            URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#),
+            URL_SAFE_NO_PAD.encode(claims.to_string())
+        );
+        key.update(input.as_bytes());
+        format!("{input}.{}", URL_SAFE_NO_PAD.encode(key.finalize().into_bytes()))
+    }
+}
+
+async fn answer(gateway: Rc<Gateway>, request: Request, patience: Option<usize>) -> Answer {
+    let response = gateway.handle(request).await;
+    let (parts, body) = response.into_parts();
+    let (body, cut_off) = match body {
+        Body::Full(bytes) => (bytes.to_vec(), false),
+        Body::Relayed(mut stream) => {
+            let mut bytes = Vec::new();
+            loop {
+                match stream.next().await {
+                    None => break (bytes, false),
+                    Some(Ok(piece)) => bytes.extend_from_slice(&piece),
+                    Some(Err(_)) => break (bytes, true),
+                }
+            }
+        }
+        Body::Streamed(produce) => {
+            let received = Rc::new(RefCell::new(Vec::new()));
+            let outcome = produce(Box::new(CollectingSink { received: Rc::clone(&received), patience })).await;
+            let bytes = received.borrow().clone();
+            (bytes, outcome == Err(CutOff))
+        }
+    };
+    Answer { status: parts.status, headers: parts.headers, body, cut_off }
+}
+
+/// What a client received.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+    /// Whether the body broke off.
+    pub(crate) cut_off: bool,
+}
+
+impl Answer {
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("a text body")
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("a text header"))
+    }
+}
+
+/// A request in the making.
+pub(crate) struct RequestBuilder {
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+    body: Vec<Bytes>,
+}
+
+pub(crate) fn get(path: &str) -> RequestBuilder {
+    request(Method::GET, path)
+}
+
+pub(crate) fn post(path: &str) -> RequestBuilder {
+    request(Method::POST, path)
+}
+
+pub(crate) fn request(method: Method, path: &str) -> RequestBuilder {
+    RequestBuilder { method, path: path.to_owned(), headers: HeaderMap::new(), body: Vec::new() }
+        .header("host", "gateway.example.test")
+}
+
+impl RequestBuilder {
+    pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.append(name, value.parse().expect("a header value"));
+        self
+    }
+
+    pub(crate) fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body.push(body.into());
+        self
+    }
+
+    pub(crate) fn bearer(self, token: &str) -> Self {
+        self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    pub(crate) fn json(self, value: &serde_json::Value) -> Self {
+        self.header("content-type", "application/json").body(value.to_string())
+    }
+
+    fn into_request(mut self) -> Request {
+        let length: usize = self.body.iter().map(Bytes::len).sum();
+        self.headers.entry("content-length").or_insert(length.into());
+        Request {
+            method: self.method,
+            uri: self.path.parse().expect("a path"),
+            scheme: "https",
+            headers: self.headers,
+            peer: Some("192.0.2.7".parse().expect("an address")),
+            body: Box::new(Pieces(self.body.into_iter().map(Ok).collect())),
+            control: None,
+        }
+    }
+}
+
+/// A body from a list.
+pub(crate) struct Pieces(pub(crate) VecDeque<Result<Bytes, StreamError>>);
+
+#[async_trait(?Send)]
+impl ByteStream for Pieces {
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, StreamError>> {
+        self.0.pop_front()
+    }
+}
+
+/// A client that keeps what it receives, and leaves after `patience` pieces if it has a limit.
+pub(crate) struct CollectingSink {
+    pub(crate) received: Rc<RefCell<Vec<u8>>>,
+    pub(crate) patience: Option<usize>,
+}
+
+#[async_trait(?Send)]
+impl BodySink for CollectingSink {
+    async fn send(&mut self, bytes: Bytes) -> Result<(), ClientLeft> {
+        match &mut self.patience {
+            Some(0) => return Err(ClientLeft),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.received.borrow_mut().extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn left(&mut self) -> LocalBoxFuture<'static, ()> {
+        std::future::pending().boxed_local()
+    }
+}
+
+/// A port that the test keeps a hand on.
+struct Shared<T>(Rc<T>);
+
+/// A clock that stands still until it is advanced.
+pub(crate) struct ManualClock {
+    now: Cell<Timestamp>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl ManualClock {
+    pub(crate) fn advance(&self, duration: Duration) {
+        self.now.set(self.now.get().plus(duration));
+        for waker in self.waiting.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+#[async_trait(?Send)]
+impl Clock for Shared<ManualClock> {
+    fn now(&self) -> Timestamp {
+        self.0.now.get()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let until = self.now().plus(duration);
+        std::future::poll_fn(|context| {
+            if self.now() >= until {
+                return Poll::Ready(());
+            }
+            self.0.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Bytes that differ from call to call and are the same in every run.
+struct CountedEntropy(Cell<u8>);
+
+impl Entropy for CountedEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        for byte in bytes {
+            *byte = self.0.get();
+            self.0.set(self.0.get().wrapping_add(1));
+        }
+    }
+}
+
+/// Other servers: answers in the order in which they were scripted, and the requests they got.
+#[derive(Default)]
+pub(crate) struct ScriptedHttp {
+    answers: RefCell<VecDeque<Result<http::Response<BoxStream>, HttpError>>>,
+    requests: RefCell<Vec<http::Request<Bytes>>>,
+}
+
+impl ScriptedHttp {
+    /// The next request is answered so.
+    pub(crate) fn answer(&self, status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) {
+        self.answer_in_pieces(status, headers, vec![Ok(body.into())]);
+    }
+
+    /// The next request is answered with a body in pieces.
+    pub(crate) fn answer_in_pieces(
+        &self,
+        status: u16,
+        headers: &[(&str, &str)],
+        pieces: Vec<Result<Bytes, StreamError>>,
+    ) {
+        let mut response = http::Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        let body: BoxStream = Box::new(Pieces(pieces.into()));
+        self.answers.borrow_mut().push_back(Ok(response.body(body).expect("a response")));
+    }
+
+    /// The next request fails so.
+    pub(crate) fn fail(&self, error: HttpError) {
+        self.answers.borrow_mut().push_back(Err(error));
+    }
+
+    /// The requests so far; the list starts again.
+    pub(crate) fn requests(&self) -> Vec<http::Request<Bytes>> {
+        self.requests.take()
+    }
+}
+
+#[async_trait(?Send)]
+impl Http for Shared<ScriptedHttp> {
+    async fn send(&self, outbound: Outbound) -> Result<http::Response<BoxStream>, HttpError> {
+        let place = outbound.request.uri().to_string();
+        self.0.requests.borrow_mut().push(outbound.request);
+        let scripted = self.0.answers.borrow_mut().pop_front();
+        scripted.unwrap_or_else(|| panic!("no answer is scripted for {place}"))
+    }
+}
+
+/// A key-value store in memory.
+#[derive(Default)]
+struct MemoryKeyValue(RefCell<BTreeMap<String, Vec<u8>>>);
+
+#[async_trait(?Send)]
+impl KeyValue for MemoryKeyValue {
+    async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, KeyValueError> {
+        Ok(self.0.borrow().get(key).cloned())
+    }
+
+    async fn set(&self, key: &str, value: &[u8]) -> Result<(), KeyValueError> {
+        self.0.borrow_mut().insert(key.to_owned(), value.to_vec());
+        Ok(())
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), KeyValueError> {
+        self.0.borrow_mut().remove(key);
+        Ok(())
+    }
+}
+
+/// SQLite in memory.
+pub(crate) struct MemoryDb {
+    connection: rusqlite::Connection,
+    /// Whether it cannot be reached.
+    pub(crate) is_down: Cell<bool>,
+    /// How many statements it has run.
+    pub(crate) statements: Cell<usize>,
+}
+
+impl MemoryDb {
+    pub(crate) fn new() -> Self {
+        let connection = rusqlite::Connection::open_in_memory().expect("SQLite in memory");
+        Self { connection, is_down: Cell::new(false), statements: Cell::new(0) }
+    }
+}
+
+#[async_trait(?Send)]
+impl Db for Shared<MemoryDb> {
+    async fn run(&self, statement: &str, parameters: &[Value]) -> Result<Vec<Row>, DbError> {
+        use rusqlite::types::{Value as Sqlite, ValueRef};
+
+        let refused = |error: rusqlite::Error| DbError::Refused(error.to_string());
+        if self.0.is_down.get() {
+            return Err(DbError::Unavailable("the test took it away".to_owned()));
+        }
+        self.0.statements.set(self.0.statements.get() + 1);
+        let mut prepared = self.0.connection.prepare_cached(&statement.replace('$', "?")).map_err(refused)?;
+        let parameters = parameters.iter().map(|value| match value {
+            Value::Null => Sqlite::Null,
+            Value::Integer(integer) => Sqlite::Integer(*integer),
+            Value::Text(text) => Sqlite::Text(text.clone()),
+            Value::Bytes(bytes) => Sqlite::Blob(bytes.clone()),
+        });
+        let columns = prepared.column_count();
+        let mut rows = prepared.query(rusqlite::params_from_iter(parameters)).map_err(refused)?;
+        let mut result = Vec::new();
+        while let Some(row) = rows.next().map_err(refused)? {
+            let values = (0..columns).map(|column| match row.get_ref(column).expect("a column") {
+                ValueRef::Null => Value::Null,
+                ValueRef::Integer(integer) => Value::Integer(integer),
+                ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+                ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
+                ValueRef::Real(real) => panic!("no column is REAL, but one held {real}"),
+            });
+            result.push(values.collect());
+        }
+        Ok(result)
+    }
+
+    fn dialect(&self) -> Dialect {
+        Dialect::Sqlite
+    }
+}
+
+/// Lines that were logged.
+#[derive(Default)]
+pub(crate) struct CapturedLog(RefCell<Vec<String>>);
+
+impl CapturedLog {
+    /// The audit events so far, parsed; the list starts again.
+    pub(crate) fn audit(&self) -> Vec<serde_json::Value> {
+        self.0
+            .take()
+            .iter()
+            .filter(|line| line.starts_with('{'))
+            .map(|line| serde_json::from_str(line).expect("an audit line is JSON"))
+            .collect()
+    }
+
+    /// All lines so far; the list starts again.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.0.take()
+    }
+}
+
+impl Log for Shared<CapturedLog> {
+    fn line(&self, line: &str) {
+        self.0.0.borrow_mut().push(line.to_owned());
+    }
+}
+
+/// No files.
+struct NoFiles;
+
+impl Files for NoFiles {
+    fn read(&self, path: &str) -> Result<Vec<u8>, String> {
+        Err(format!("{path}: no such file"))
+    }
+}
+
+struct PoolTasks(LocalSpawner);
+
+impl Tasks for PoolTasks {
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
+        self.0.spawn_local(task).expect("the pool lives as long as the test");
+    }
+}
