@@ -1,0 +1,243 @@
+//! `sallyport check --online`: whether what a configuration names answers, tried in the way the gateway will use it:
+//! the same TLS settings, the same allowed hosts, the same guard. Nothing is migrated, and no model is asked anything.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use sallyport::config::{AnthropicAuth, Config, Provider, Upstream, upstream_origin};
+use sallyport::domain::oidc::Metadata;
+use sallyport::wire::jwks::JwkSet;
+use serde_json::{Value, json};
+use url::Url;
+use wasmtime_wasi_http::RequestOptions;
+
+use super::serve::outbound;
+use super::{Common, Faults};
+use crate::capability::http::Outbound;
+use crate::capability::postgres;
+use crate::console;
+use crate::hosts::Pattern;
+use crate::manifest::{Manifest, RuntimeConfig};
+use crate::settings::Settings;
+
+/// How long one attempt may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest answer that is read.
+const LONGEST_ANSWER: usize = 1 << 20;
+
+/// One thing that was tried.
+pub(super) struct Attempt {
+    /// The key of the configuration that it is about.
+    pub(super) key: String,
+    /// Exactly what was done.
+    pub(super) tried: String,
+    /// What came of it; an error is what somebody will run into.
+    pub(super) outcome: Result<String, String>,
+}
+
+impl Attempt {
+    pub(super) fn json(&self) -> Value {
+        let (Ok(detail) | Err(detail)) = &self.outcome;
+        json!({ "key": self.key, "tried": self.tried, "ok": self.outcome.is_ok(), "detail": detail })
+    }
+
+    pub(super) fn line(&self) -> String {
+        match &self.outcome {
+            Ok(detail) => format!("ok      {}: {}: {detail}", self.key, self.tried),
+            Err(detail) => format!("failed  {}: {}: {detail}", self.key, self.tried),
+        }
+    }
+}
+
+/// What was found out.
+pub(super) struct Online {
+    pub(super) attempts: Vec<Attempt>,
+    /// What a first person who signs in does and meets.
+    pub(super) first_user: Vec<String>,
+}
+
+/// Tries everything, one after the other.
+pub(super) async fn run(settings: &Settings, common: &Common) -> Result<Online, Faults> {
+    let manifest = common.manifest.as_deref().map(Manifest::read).transpose()?;
+    let runtime_config = common.runtime_config.as_deref().map(RuntimeConfig::read).transpose()?.unwrap_or_default();
+    let outbound = outbound(settings, manifest.as_ref(), &runtime_config)?;
+    let mut trial = Trial { outbound, hosts_are_fixed: manifest.is_some(), attempts: Vec::new() };
+    let config = &settings.config;
+    let metadata = trial.identity_provider(config).await;
+    trial.database(config, &common.state_dir).await;
+    for (index, upstream) in config.upstreams.iter().enumerate() {
+        trial.upstream(index, upstream).await;
+    }
+    for (index, collector) in config.telemetry.forward_to.iter().enumerate() {
+        let key = format!("telemetry.forward_to[{index}]");
+        trial.reach(key, &collector.url, "nothing was sent to be stored").await;
+    }
+    Ok(Online { first_user: first_user(config, metadata.as_ref(), &trial.attempts), attempts: trial.attempts })
+}
+
+struct Trial {
+    outbound: Arc<Outbound>,
+    /// Whether the manifest alone says which hosts may be called.
+    hosts_are_fixed: bool,
+    attempts: Vec<Attempt>,
+}
+
+impl Trial {
+    fn note(&mut self, key: impl Into<String>, tried: impl Into<String>, outcome: Result<String, String>) {
+        self.attempts.push(Attempt { key: key.into(), tried: tried.into(), outcome });
+    }
+
+    async fn identity_provider(&mut self, config: &Config) -> Option<Metadata> {
+        let url = Metadata::url(&config.oidc);
+        let tried = format!("GET {url}");
+        let read = self.document(&url).await;
+        let metadata = read.and_then(|body| Metadata::parse(&body).map_err(|error| error.to_string()));
+        let metadata = match metadata {
+            Ok(metadata) => metadata,
+            Err(why) => {
+                self.note("oidc.issuer", tried, Err(why));
+                return None;
+            }
+        };
+        let issuer = if metadata.differs_from(&config.oidc.issuer) {
+            format!("the document speaks for another issuer, {}; its id tokens are accepted", metadata.issuer)
+        } else {
+            "a discovery document".to_owned()
+        };
+        self.note("oidc.issuer", tried, Ok(issuer));
+        // As the gateway does once it has read the document.
+        if !self.hosts_are_fixed {
+            let learnt =
+                [Some(&metadata.token_endpoint), Some(&metadata.jwks_uri), metadata.userinfo_endpoint.as_ref()];
+            let origins = learnt.into_iter().flatten().map(|url| url.origin().ascii_serialization());
+            self.outbound.allow(origins.filter_map(|origin| origin.parse::<Pattern>().ok()));
+        }
+        let keys = self.document(metadata.jwks_uri.as_str()).await;
+        let keys = keys.and_then(|body| JwkSet::parse(&body).map_err(|_| "the answer is not a JWK set".to_owned()));
+        let outcome = keys.map(|_| "a key set".to_owned());
+        self.note("oidc.issuer", format!("GET {}", metadata.jwks_uri), outcome);
+        let token = metadata.token_endpoint.clone();
+        self.reach("oidc.issuer".to_owned(), token.as_str(), "the client secret was not tried").await;
+        Some(metadata)
+    }
+
+    async fn database(&mut self, config: &Config, state: &Path) {
+        let Some(address) = &config.store.postgres_url else {
+            let state_exists = state.is_dir();
+            let outcome = match state.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new(".")).metadata() {
+                Ok(found) if found.permissions().readonly() => Err("cannot be written to".to_owned()),
+                Ok(_) if state_exists => Ok("is there; nothing was written".to_owned()),
+                Ok(_) => Ok("is not there yet; it is made at the start".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            return self.note("store", format!("look at the directory {} for SQLite", state.display()), outcome);
+        };
+        let limits = postgres::Limits {
+            connections: config.store.max_connections,
+            connect_timeout: config.store.connect_timeout,
+        };
+        progress("connecting to PostgreSQL");
+        let outcome = match postgres::Address::parse(address.reveal()) {
+            Ok(address) => address.try_connect(limits).await.map_err(|fault| fault.message),
+            Err(error) => Err(error.to_string()),
+        };
+        let outcome = outcome.map(|()| "signed in; nothing was migrated".to_owned());
+        self.note("store.postgres_url", "connect to PostgreSQL and sign in", outcome);
+    }
+
+    async fn upstream(&mut self, index: usize, upstream: &Upstream) {
+        let key = format!("upstreams[{index}] ({})", upstream.name);
+        let base = upstream.base_url.clone().unwrap_or_else(|| upstream_origin(upstream));
+        let Provider::Anthropic { auth, .. } = &upstream.provider else {
+            return self.reach(key, &base, "the credential was not tried").await;
+        };
+        let credential = match auth {
+            AnthropicAuth::ApiKey(secret) => ("x-api-key", secret.reveal().clone()),
+            AnthropicAuth::OauthToken(secret) => ("authorization", format!("Bearer {}", secret.reveal())),
+            AnthropicAuth::WorkloadIdentity { .. } => {
+                return self.reach(key, &base, "the identity token was not exchanged").await;
+            }
+        };
+        let url = format!("{base}/v1/models?limit=1");
+        let mut headers = vec![credential, ("anthropic-version", "2023-06-01".to_owned())];
+        headers.extend(upstream.headers.iter().map(|(name, value)| (name.as_str(), value.clone())));
+        let outcome = match self.get(&url, &headers).await {
+            Ok((status, _)) if status.is_success() => Ok(format!("{status}: the credential is accepted")),
+            Ok((StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _)) => {
+                Err("the credential is refused; every request to a model would fail here".to_owned())
+            }
+            Ok((status, _)) => Ok(format!("{status}: it answers, but this says nothing about the credential")),
+            Err(why) => Err(why),
+        };
+        self.note(key, format!("GET {url} with the credential"), outcome);
+    }
+
+    /// Whether anything answers HTTP there, over TLS that is trusted.
+    async fn reach(&mut self, key: String, url: &str, untried: &str) {
+        let outcome = self.get(url, &[]).await;
+        let outcome = outcome.map(|(status, _)| format!("it answers ({status}); {untried}"));
+        self.note(key, format!("GET {url} without a credential"), outcome);
+    }
+
+    /// A document that must be there.
+    async fn document(&self, url: &str) -> Result<Bytes, String> {
+        let (status, body) = self.get(url, &[]).await?;
+        if status.is_success() { Ok(body) } else { Err(format!("the answer is {status}")) }
+    }
+
+    async fn get(&self, url: &str, headers: &[(&str, String)]) -> Result<(StatusCode, Bytes), String> {
+        progress(&format!("GET {url}"));
+        let parsed = Url::parse(url).map_err(|error| error.to_string())?;
+        let mut request = Request::get(parsed.as_str());
+        for (name, value) in headers {
+            let name = HeaderName::try_from(*name).map_err(|_| format!("{name} is not a header name"))?;
+            let mut value = HeaderValue::try_from(value).map_err(|_| format!("the value of {name} is no header"))?;
+            value.set_sensitive(true);
+            request = request.header(name, value);
+        }
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let request = request.body(body).map_err(|error| error.to_string())?;
+        let options = RequestOptions {
+            connect_timeout: Some(PATIENCE),
+            first_byte_timeout: Some(PATIENCE),
+            between_bytes_timeout: Some(PATIENCE),
+        };
+        let response = Arc::clone(&self.outbound).send(request, options).await.map_err(|error| error.to_string())?;
+        let status = response.status();
+        // Of an answer that is too long, the status is what counts.
+        let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
+        Ok((status, body.map(http_body_util::Collected::to_bytes).unwrap_or_default()))
+    }
+}
+
+fn progress(what: &str) {
+    console::plain(&format!("… {what}"));
+}
+
+/// The way of the first person who signs in, up to where it ends.
+fn first_user(config: &Config, metadata: Option<&Metadata>, attempts: &[Attempt]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let public = config.listen.public_url.clone();
+    let public = public.unwrap_or_else(|| format!("http://{}:{}", config.listen.host, config.listen.port));
+    lines.push(format!("opens {public}/device and confirms a code"));
+    match metadata.map(|metadata| metadata.authorization_endpoint.as_ref()) {
+        Some(Some(endpoint)) => {
+            lines.push(format!("is sent to {endpoint}"));
+            lines.push(format!("comes back to {public}/oauth/callback, which must be registered there"));
+        }
+        Some(None) => lines.push("is stuck: the discovery document has no authorization_endpoint".to_owned()),
+        None => lines.push("never gets there: without the identity provider the gateway does not start".to_owned()),
+    }
+    let refused = |attempt: &&Attempt| attempt.key.starts_with("upstreams[") && attempt.outcome.is_err();
+    let failing = attempts.iter().filter(refused).count();
+    lines.push(match failing {
+        0 => "asks a model; nothing that was tried stands in the way".to_owned(),
+        all if all == config.upstreams.len() => "asks a model and gets an error: no upstream works".to_owned(),
+        some => format!("asks a model; {some} of {} upstreams would fail", config.upstreams.len()),
+    });
+    lines
+}

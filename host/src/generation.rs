@@ -1,0 +1,197 @@
+//! A configuration at work: the instances that were made with it and the world that they may reach. There is one current
+//! generation; earlier ones finish what they began.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use sallyport::config::Config;
+
+use crate::capability::key_value::KeyValueStores;
+use crate::capability::postgres;
+use crate::capability::sqlite::SqliteDatabases;
+use crate::capability::variables::Variables;
+use crate::commands::Faults;
+use crate::commands::serve::{Options, outbound, postgres_pools, reach_postgres};
+use crate::console;
+use crate::control::{Control, Started};
+use crate::hosts::Pattern;
+use crate::instance::{Factory, World};
+use crate::manifest::{Manifest, RuntimeConfig};
+use crate::pool::Pool;
+use crate::settings::{Mounts, Settings};
+
+/// How often somebody looks whether an earlier generation is done.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What stays as it is while the process lives.
+pub(crate) struct Ground {
+    /// The command line.
+    pub(crate) options: Options,
+    /// `spin.toml`.
+    pub(crate) manifest: Option<Manifest>,
+    /// `runtime-config.toml`.
+    pub(crate) runtime_config: RuntimeConfig,
+    /// Key-value stores.
+    pub(crate) key_value: KeyValueStores,
+    /// SQLite databases.
+    pub(crate) sqlite: SqliteDatabases,
+}
+
+impl Ground {
+    /// Prepares instances for `settings`. Nothing is asked of the component yet.
+    pub(crate) async fn generation(
+        &self,
+        settings: Settings,
+        postgres: Option<&postgres::Address>,
+    ) -> Result<Generation, Faults> {
+        let limits = postgres::Limits {
+            connections: settings.config.store.max_connections,
+            connect_timeout: settings.config.store.connect_timeout,
+        };
+        if let Some(address) = postgres {
+            reach_postgres(address, limits).await?;
+        }
+        let mounts = settings.mount(&self.options.common.state_dir).context("cannot prepare the component's files")?;
+        let token = Control::token();
+        let outbound = outbound(&settings, self.manifest.as_ref(), &self.runtime_config)?;
+        let world = World {
+            key_value: self.key_value.clone(),
+            sqlite: self.sqlite.clone(),
+            postgres: postgres_pools(&outbound, postgres, limits),
+            outbound,
+            variables: Variables::new(&settings.variables),
+            environment: settings.environment(&token),
+            mounts: mounts.directories.clone(),
+        };
+        let factory = Factory::new(Arc::new(world)).map_err(|error| anyhow!("cannot load the component: {error:#}"))?;
+        let pool = Pool::new(factory);
+        Ok(Generation {
+            control: Control::new(Arc::clone(&pool), token),
+            pool,
+            text: settings.text,
+            sources: settings.sources,
+            config: settings.config,
+            warnings: settings.warnings.iter().map(ToString::to_string).collect(),
+            hosts_are_fixed: self.manifest.is_some(),
+            _mounts: mounts,
+        })
+    }
+}
+
+/// A configuration at work.
+pub(crate) struct Generation {
+    /// What the configuration means.
+    pub(crate) config: Config,
+    /// What an operator should know about it.
+    pub(crate) warnings: Vec<String>,
+    /// Its text.
+    pub(crate) text: String,
+    /// Files that it was read from besides.
+    pub(crate) sources: BTreeSet<PathBuf>,
+    control: Control,
+    pool: Arc<Pool>,
+    /// Whether the manifest alone says which hosts may be called.
+    hosts_are_fixed: bool,
+    _mounts: Mounts,
+}
+
+impl Generation {
+    /// Its instances.
+    pub(crate) const fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Into its instances.
+    pub(crate) const fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Has the component migrate, prepare its keys and discover its identity provider. Until then, nobody may be served.
+    pub(crate) async fn start(&self, config: &Path) -> Result<Started, Faults> {
+        let started = self.control.start(config).await.map_err(anyhow::Error::from)?;
+        if !started.faults.is_empty() {
+            return Err(Faults(started.faults));
+        }
+        self.learn(&started.outbound_hosts);
+        Ok(started)
+    }
+
+    /// Allows what the component found out it needs, unless a manifest has the last word.
+    fn learn(&self, hosts: &[String]) {
+        if self.hosts_are_fixed {
+            return;
+        }
+        for host in hosts {
+            match host.parse::<Pattern>() {
+                Ok(pattern) => self.pool.factory().world().outbound.allow([pattern]),
+                Err(error) => console::warn(&error.to_string()),
+            }
+        }
+    }
+
+    /// Whether no instance is left, so that nothing can need its files any more.
+    fn is_deserted(&self) -> bool {
+        // Two are ours: `pool` and the one in `control`. Each instance holds another.
+        Arc::strong_count(&self.pool) == 2
+    }
+}
+
+/// The current generation, and those before it that are not done.
+pub(crate) struct Generations {
+    current: RwLock<Arc<Generation>>,
+    earlier: Mutex<Vec<Arc<Generation>>>,
+}
+
+impl Generations {
+    /// Only this one.
+    pub(crate) fn new(first: Generation) -> Arc<Self> {
+        Arc::new(Self { current: RwLock::new(Arc::new(first)), earlier: Mutex::default() })
+    }
+
+    /// The one that serves.
+    pub(crate) fn current(&self) -> Arc<Generation> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has `next` serve from the next request on. The one before finishes its requests and goes.
+    pub(crate) fn replace(self: &Arc<Self>, next: Generation) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let previous = std::mem::replace(&mut *current, Arc::new(next));
+        drop(current);
+        self.earlier().push(Arc::clone(&previous));
+        previous.pool.retire();
+        let generations = Arc::clone(self);
+        tokio::spawn(async move {
+            // The list has one, and we have one.
+            while !previous.is_deserted() || Arc::strong_count(&previous) > 2 {
+                tokio::time::sleep(LOOK).await;
+            }
+            generations.earlier().retain(|other| !Arc::ptr_eq(other, &previous));
+        });
+    }
+
+    /// Requests that are not completely done.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.all().iter().map(|generation| generation.pool.in_flight()).sum()
+    }
+
+    /// Waits until no instance has anything to do, not even after a response.
+    pub(crate) async fn at_rest(&self) {
+        for generation in self.all() {
+            generation.pool.at_rest().await;
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Generation>> {
+        let mut all = self.earlier().clone();
+        all.push(self.current());
+        all
+    }
+
+    fn earlier(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Generation>>> {
+        self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,157 @@
+//! The commands that look at a configuration, as an operator calls them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A configuration with two upstreams and three policies.
+const GATEWAY: &str = "\
+listen: { host: 127.0.0.1 }
+oidc:
+  issuer: https://login.example.com
+  client_id: sallyport
+  client_secret: ${OIDC_CLIENT_SECRET}
+  allowed_email_domains: [example.com]
+upstreams:
+  - name: first
+    provider: anthropic
+    auth: { api_key: \"${ANTHROPIC_API_KEY}\" }
+    groups: [research]
+  - name: second
+    provider: bedrock
+    region: eu-west-1
+    auth: { aws_bearer_token: example }
+managed:
+  policies:
+    - match: { groups: [contractors] }
+      cli: { availableModels: [haiku] }
+    - match: { groups: [engineering] }
+      cli: { availableModels: [opus], permissions: { deny: [WebFetch] } }
+    - cli: { permissions: { deny: [Bash] } }
+";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Runs the command line in `directory`, with nothing in the environment.
+fn run(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sallyport"))
+        .args(arguments)
+        .current_dir(directory)
+        .env_clear()
+        .output()
+        .expect("a run")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn directory_with(yaml: &str) -> TempDir {
+    let directory = TempDir::with_prefix("sallyport-").expect("a directory");
+    std::fs::write(directory.path().join("gateway.yaml"), yaml).expect("a file");
+    directory
+}
+
+#[test]
+fn check_shows_each_fault_with_its_line_and_a_caret() {
+    let directory = directory_with("listen: { host: localhost }\nlimits: 5\n");
+    let output = run(directory.path(), &["check"]);
+
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("error: gateway.yaml:2:9: limits: "), "{said}");
+    assert!(said.contains("\n  2 | limits: 5\n    |         ^\n"), "{said}");
+    assert_eq!(stdout(&output), "gateway.yaml: 3 faults, no warnings\n");
+}
+
+#[test]
+fn check_tells_scripts_by_its_exit_code_and_machines_in_json() {
+    let good = GATEWAY.replace("${OIDC_CLIENT_SECRET}", "example").replace("${ANTHROPIC_API_KEY}", "example");
+    let with_a_warning = format!("{good}    - match: {{ groups: [late] }}\n      cli: {{}}\n");
+    for (yaml, arguments, code, ok, faults, warnings) in [
+        (good.as_str(), &["check", "--json"][..], 0, true, 0, 0),
+        (with_a_warning.as_str(), &["check", "--json"], 0, true, 0, 1),
+        (GATEWAY, &["check", "--json"], 1, false, 2, 0),
+        ("", &["check", "--json", "--config", "no-such.yaml"], 2, false, 1, 0),
+    ] {
+        let directory = directory_with(yaml);
+        let output = run(directory.path(), arguments);
+        let said = json(&output);
+        let count = |list: &str| said[list].as_array().map(Vec::len);
+        let outcome = (output.status.code(), said["ok"].as_bool(), count("faults"), count("warnings"));
+        assert_eq!(outcome, (Some(code), Some(ok), Some(faults), Some(warnings)), "{said}");
+    }
+    let output = run(&root(), &["check", "--no-such-argument"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn schema_prints_the_committed_schema() {
+    let committed = std::fs::read_to_string(root().join("docs/gateway.schema.json")).expect("a file");
+    assert_eq!(stdout(&run(&root(), &["schema"])).trim_end(), committed.trim_end());
+}
+
+#[test]
+fn render_spin_writes_the_committed_files_without_any_secret() {
+    let out = TempDir::with_prefix("sallyport-").expect("a directory");
+    let output = run(&root(), &["render", "spin", "--out", &out.path().display().to_string()]);
+    assert!(output.status.success(), "{output:?}");
+
+    let printed = stdout(&run(&root(), &["render", "spin"]));
+    for file in ["spin.toml", "runtime-config.toml"] {
+        let committed = std::fs::read_to_string(root().join(file)).expect("a file");
+        assert_eq!(std::fs::read_to_string(out.path().join(file)).expect("a file"), committed, "{file}");
+        assert!(printed.contains(committed.trim_end()), "{file}");
+    }
+}
+
+#[test]
+fn render_says_which_variable_it_cannot_do_without() {
+    let directory = directory_with(&GATEWAY.replace("https://login.example.com", "${ISSUER}"));
+    let output = run(directory.path(), &["render", "spin"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("ISSUER") && !said.contains("ANTHROPIC_API_KEY"), "{said}");
+}
+
+#[test]
+fn explain_says_which_policy_counts_what_it_merges_to_and_where_a_model_goes() {
+    let directory = directory_with(GATEWAY);
+    let arguments =
+        ["explain", "--email", "ada@example.com", "--groups", "engineering,staff", "--model", "claude-opus-4-8"];
+    let said = json(&run(directory.path(), &[&arguments[..], &["--json"]].concat()));
+
+    let outcomes: Vec<_> = said["policies"].as_array().expect("a list").iter().map(|it| &it["outcome"]).collect();
+    assert_eq!(outcomes, ["does not match", "matches", "merged below"]);
+    assert_eq!(said["policies"][0]["reason"], "not in any of the groups contractors");
+    assert_eq!(said["settings"]["permissions"]["deny"], serde_json::json!(["Bash", "WebFetch"]));
+    assert_eq!(said["sign_in_refused"], Value::Null);
+    let upstreams = &said["model"]["upstreams"];
+    assert_eq!(upstreams[0]["reason"], "only for the groups research");
+    assert_eq!(upstreams[1]["model"], "anthropic.claude-opus-4-8", "{upstreams}");
+    assert_eq!(said["model"]["denied"], Value::Null);
+    let models = said["models"].as_array().expect("a list");
+    assert!(!models.is_empty() && models.iter().all(|id| id.as_str().is_some_and(|id| id.contains("opus"))));
+
+    let text = stdout(&run(directory.path(), &arguments));
+    for line in ["  1: matches: in the group engineering", "  1. second (bedrock) as anthropic.claude-opus-4-8"] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn explain_says_why_somebody_cannot_do_something() {
+    let directory = directory_with(GATEWAY);
+    let arguments = ["explain", "--email", "eve@example.net", "--groups", "contractors", "--model", "claude-opus-4-8"];
+    let said = json(&run(directory.path(), &[&arguments[..], &["--json"]].concat()));
+    assert!(said["sign_in_refused"].is_string(), "{said}");
+    assert_eq!(said["model"]["denied"], "it is not in the policy's `availableModels`");
+}
