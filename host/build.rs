@@ -14,6 +14,9 @@ mod engine;
 
 const TARGET: &str = "wasm32-wasip2";
 
+/// The profile of the workspace that the component is built with.
+const PROFILE: &str = "component";
+
 fn main() {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo says where the package is")).join("..");
     for source in ["src", "Cargo.toml", "Cargo.lock", "migrations"] {
@@ -68,13 +71,9 @@ fn build_component(root: &Path) -> Result<PathBuf, String> {
     let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--release", "--package", "sallyport", "--lib", "--target", TARGET, "--target-dir"])
+        .args(["build", "--profile", PROFILE, "--package", "sallyport", "--lib", "--target", TARGET, "--target-dir"])
         .arg(&directory)
         .current_dir(root);
-    // The component is small: looking at all of it at once makes it faster and takes seconds.
-    command.env("CARGO_PROFILE_RELEASE_LTO", "thin").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1");
-    // Macros and build scripts of the component run for a moment; optimizing them takes minutes.
-    command.env("CARGO_PROFILE_RELEASE_BUILD_OVERRIDE_OPT_LEVEL", "0");
     // Flags and wrappers of the outer build are meant for the machine, not for WebAssembly.
     for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"] {
         command.env_remove(name);
@@ -83,7 +82,7 @@ fn build_component(root: &Path) -> Result<PathBuf, String> {
     if !built.status.success() {
         return Err(format!("the component does not build:\n{}", String::from_utf8_lossy(&built.stderr)));
     }
-    Ok(directory.join(TARGET).join("release").join("sallyport.wasm"))
+    Ok(directory.join(TARGET).join(PROFILE).join("sallyport.wasm"))
 }
 
 /// `OUT_DIR` is `<target>/[<triple>/]<profile>/build/<package>-<hash>/out`.

@@ -201,7 +201,6 @@ pub struct Billing<'a> {
     pub billing_group_ignored: bool,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 const fn is_zero(count: &u64) -> bool {
     *count == 0
 }
