@@ -12,7 +12,7 @@ use crate::domain::audit::AuditEvent;
 use crate::domain::client_address;
 use crate::domain::policy::{self, Policies};
 use crate::domain::price::Prices;
-use crate::domain::session::Session;
+use crate::domain::session::{Denied, Session};
 use crate::endpoints;
 use crate::error::Failure;
 use crate::exchange::{Body, BodyError, Request, Response, read_body};
@@ -85,13 +85,13 @@ impl Gateway {
 
     /// Who is calling: the proof is a session token in `Authorization: Bearer`, the scheme spelled exactly so, with one
     /// space (auth contract §4.6). What is wrong with a token is not told.
-    pub async fn session(&self, context: &Context, request: &Request) -> Result<Session, Failure> {
+    pub async fn session(self: &Rc<Self>, context: &Context, request: &Request) -> Result<Session, Failure> {
         let authorization = request.header(header::AUTHORIZATION).filter(|value| !value.is_empty());
         let verdict = match authorization {
             None => Err("missing_token"),
             Some(value) => match value.strip_prefix("Bearer ") {
                 None => Err("invalid_token"),
-                Some(token) => self.verify(token, &context.origin).await?.map_err(|_| "invalid_token"),
+                Some(token) => self.verify(token, &context.origin).await?.map_err(Denied::reason),
             },
         };
         verdict.map_err(|reason| {

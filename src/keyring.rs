@@ -6,6 +6,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::domain::ids::Timestamp;
+use crate::domain::rotation::IDLE;
 use crate::domain::session::{Denied, Keys, Session, Unsealable};
 use crate::error::Failure;
 use crate::gateway::Gateway;
@@ -13,11 +15,25 @@ use crate::log::Level;
 use crate::store::Store;
 use crate::store::signing_keys::SigningKeys;
 
-/// After this time the ring is read again: an upper bound on how long a removed key still verifies.
-const FRESH: Duration = Duration::from_mins(1);
+/// After this time the ring is read again, by one request while the others go on with what is known: a new key is known
+/// before it signs (`HEADS_UP` in `store/signing_keys.rs`), and one that was removed is forgotten within seconds.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// A token with an unknown key makes the instance read the ring, but not more often than this: anybody can send one.
-const FLOOR: Duration = Duration::from_secs(2);
+const FLOOR: Duration = Duration::from_secs(1);
+
+/// How long the key-value store is left alone after it failed.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// The session keys as an instance knows them.
+#[derive(Clone)]
+pub(crate) struct KnownKeys {
+    keys: Rc<Keys>,
+    /// When they were read.
+    read_at: Timestamp,
+    /// Before this instant nobody reads them again.
+    next_read: Timestamp,
+}
 
 impl Gateway {
     /// The SQL store.
@@ -32,6 +48,7 @@ impl Gateway {
             key_value: &*self.ports.key_value,
             entropy: &*self.ports.entropy,
             clock: &*self.ports.clock,
+            lifetime: self.config.session.ttl.max(IDLE),
         })
     }
 
@@ -44,17 +61,47 @@ impl Gateway {
 
     /// The session keys.
     pub async fn keys(&self) -> Result<Rc<Keys>, Failure> {
-        self.keys_younger_than(FRESH).await
+        let now = self.ports.clock.now();
+        let known = self.cache.keys.borrow().clone();
+        let Some(known) = known else { return self.read_keys(None, now).await };
+        if now < known.next_read || self.signing_keys().is_none() {
+            return Ok(known.keys);
+        }
+        // One request reads; the others go on with what is known.
+        self.cache.keys.replace(Some(KnownKeys { next_read: now.plus(FRESH), ..known.clone() }));
+        self.read_keys(Some(known), now).await
     }
 
-    /// Verifies a session token for the gateway at `origin`.
-    pub async fn verify(&self, token: &str, origin: &str) -> Result<Result<Session, Denied>, Failure> {
+    /// The session keys, read again unless that was done a moment ago.
+    async fn latest_keys(&self) -> Result<Rc<Keys>, Failure> {
+        let now = self.ports.clock.now();
+        let known = self.cache.keys.borrow().clone();
+        match known {
+            Some(known) if now.since(known.read_at) < FLOOR || self.signing_keys().is_none() => Ok(known.keys),
+            known => self.read_keys(known, now).await,
+        }
+    }
+
+    /// Verifies a session token for the gateway at `origin`: its signature and claims, and that its session goes on.
+    pub async fn verify(self: &Rc<Self>, token: &str, origin: &str) -> Result<Result<Session, Denied>, Failure> {
+        let verdict = self.verify_signed(token, origin).await?;
+        if let Ok(session) = &verdict
+            && let Some(id) = session.id()
+            && self.has_ended(id).await
+        {
+            return Ok(Err(Denied::Ended));
+        }
+        Ok(verdict)
+    }
+
+    /// The same without regard to whether the session was ended.
+    pub(crate) async fn verify_signed(&self, token: &str, origin: &str) -> Result<Result<Session, Denied>, Failure> {
         let now = self.ports.clock.now();
         let verdict = self.keys().await?.verify(token, origin, now);
         if verdict != Err(Denied::UnknownKey) {
             return Ok(verdict);
         }
-        Ok(self.keys_younger_than(FLOOR).await?.verify(token, origin, now))
+        Ok(self.latest_keys().await?.verify(token, origin, now))
     }
 
     /// Opens something sealed.
@@ -63,42 +110,32 @@ impl Gateway {
         open: impl Fn(&Keys) -> Result<T, Unsealable>,
     ) -> Result<Result<T, Unsealable>, Failure> {
         match open(&*self.keys().await?) {
-            Err(Unsealable::UnknownKey) => Ok(open(&*self.keys_younger_than(FLOOR).await?)),
+            Err(Unsealable::UnknownKey) => Ok(open(&*self.latest_keys().await?)),
             opened => Ok(opened),
         }
     }
 
-    async fn keys_younger_than(&self, age: Duration) -> Result<Rc<Keys>, Failure> {
-        let now = self.ports.clock.now();
-        let known = self.cache.keys.borrow().clone();
-        let Some(ring) = self.signing_keys() else {
-            let keys = match known {
-                Some((keys, _)) => keys,
-                None => Keys::new(self.config.session.jwt_secrets.iter().cloned())
-                    .map(Rc::new)
-                    .ok_or_else(|| Failure::internal("session.jwt_secret is empty"))?,
-            };
-            self.cache.keys.replace(Some((Rc::clone(&keys), now)));
-            return Ok(keys);
+    async fn read_keys(&self, known: Option<KnownKeys>, now: Timestamp) -> Result<Rc<Keys>, Failure> {
+        let read = match self.signing_keys() {
+            Some(ring) => ring.load().await.map_err(|error| error.to_string()),
+            None => Keys::new(self.config.session.jwt_secrets.iter().cloned())
+                .ok_or_else(|| "session.jwt_secret is empty".to_owned()),
         };
-        if let Some((keys, loaded_at)) = &known
-            && now.since(*loaded_at) < age
-        {
-            return Ok(Rc::clone(keys));
-        }
-        match (ring.load().await, known) {
+        match (read, known) {
             (Ok(keys), _) => {
                 let keys = Rc::new(keys);
-                self.cache.keys.replace(Some((Rc::clone(&keys), now)));
+                let known = KnownKeys { keys: Rc::clone(&keys), read_at: now, next_read: now.plus(FRESH) };
+                self.cache.keys.replace(Some(known));
                 Ok(keys)
             }
-            (Err(error), Some((keys, _))) => {
+            (Err(error), Some(known)) => {
                 // Sessions outlive a key-value store that is away for a while.
                 self.log(
                     Level::Warn,
                     &format!("session keys cannot be read again, going on with the known ones: {error}"),
                 );
-                self.cache.keys.replace(Some((Rc::clone(&keys), now)));
+                let keys = Rc::clone(&known.keys);
+                self.cache.keys.replace(Some(KnownKeys { read_at: now, next_read: now.plus(PAUSE), ..known }));
                 Ok(keys)
             }
             (Err(error), None) => Err(Failure::internal(format!("session keys: {error}"))),

@@ -19,6 +19,7 @@ pub mod pages;
 pub mod ports;
 mod relay;
 pub mod routes;
+mod sessions;
 mod spending;
 pub mod store;
 pub mod stream;

@@ -27,6 +27,8 @@ pub enum Route {
     Callback,
     /// `POST /oauth/token`.
     Token,
+    /// `POST /oauth/revoke`.
+    Revoke,
     /// `/managed/settings`, every method.
     ManagedSettings,
     /// `GET /user/bootstrap`.
@@ -68,6 +70,7 @@ impl Route {
             "/device/deny" if post => Self::DeviceDeny,
             "/oauth/callback" => Self::Callback,
             "/oauth/token" if post => Self::Token,
+            "/oauth/revoke" if post => Self::Revoke,
             "/managed/settings" => Self::ManagedSettings,
             "/user/bootstrap" if get => Self::UserBootstrap,
             "/v1/messages" if post => Self::Messages,
@@ -76,6 +79,8 @@ impl Route {
             "/api/oauth/usage" if get => Self::Usage,
             "/v1/organizations/analytics/cost" | "/v1/organizations/spend_limits" => Self::Organizations,
             path if path.starts_with("/v1/organizations/spend_limits/") => Self::Organizations,
+            "/v1/organizations/sessions" | "/v1/organizations/signing_keys/rotate" => Self::Organizations,
+            path if path.starts_with("/v1/organizations/sessions/") => Self::Organizations,
             "/v1/metrics" if post => Self::Metrics,
             "/v1/logs" if post => Self::Logs,
             "/v1/traces" if post => Self::Traces,

@@ -23,11 +23,22 @@ pub(crate) fn after_response(gateway: &Rc<Gateway>) {
     asked.set(Some(now));
     let owner = Rc::clone(gateway);
     let sweep = async move {
-        if let Err(error) = owner.store().sweep(now, retention(&owner, now)).await {
-            owner.log(Level::Warn, &format!("rows that are over could not be deleted: {error}"));
+        match owner.store().sweep(now, retention(&owner, now)).await {
+            Ok(true) => prune_keys(&owner).await,
+            Ok(false) => {}
+            Err(error) => owner.log(Level::Warn, &format!("rows that are over could not be deleted: {error}")),
         }
     };
     gateway.ports.tasks.spawn(sweep.boxed_local());
+}
+
+/// Signing keys whose time is over disappear.
+async fn prune_keys(gateway: &Gateway) {
+    if let Some(ring) = gateway.signing_keys()
+        && let Err(error) = ring.prune().await
+    {
+        gateway.log(Level::Warn, &format!("signing keys that are over could not be removed: {error}"));
+    }
 }
 
 /// Until when spending is forgotten; nothing is without `admin`. A month is 31 days here: nobody misses what is kept a

@@ -83,6 +83,16 @@ pub enum AuditEvent<'a> {
     SessionMint(SessionOutcome<'a>),
     /// `session.refresh`: a session goes on, or does not.
     SessionRefresh(SessionOutcome<'a>),
+    /// `session.create`: tokens were fetched, a session begins.
+    SessionCreate(SessionBegun<'a>),
+    /// `session.revoke`: a session was ended before its time.
+    SessionRevoke(SessionEnded<'a>),
+    /// `session.reuse`: a refresh token was presented that had been exchanged before; its session was ended.
+    SessionReuse(SessionEnded<'a>),
+    /// `key.rotate`: there is a new signing key.
+    KeyRotate(KeyChanged<'a>),
+    /// `key.revoke`: a signing key is gone, and with it the sessions that it signed.
+    KeyRevoke(KeyChanged<'a>),
     /// `inference`: one request to a model.
     Inference {
         /// Whose.
@@ -188,6 +198,52 @@ pub struct LimitChanged<'a> {
     pub scope_id: &'a str,
     /// Over what.
     pub period: &'static str,
+}
+
+/// A session that began.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct SessionBegun<'a> {
+    /// Its id.
+    pub sid: &'a str,
+    /// Whose.
+    pub sub: &'a str,
+    /// Whose, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<&'a str>,
+    /// `device`, `token_exchange`, or `refresh` for one that began before there were sessions.
+    pub means: &'static str,
+    /// Who fetched its tokens, by address.
+    pub client_ip: IpAddr,
+    /// With which program.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub user_agent: &'a str,
+}
+
+/// A session that was ended.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct SessionEnded<'a> {
+    /// Its id.
+    pub sid: &'a str,
+    /// Whose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sub: Option<&'a str>,
+    /// Who ended it: `admin-key:<id>`, `oidc:<sub>`, or `client` for whoever had one of its tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<&'a str>,
+    /// The address that asked.
+    pub client_ip: IpAddr,
+}
+
+/// A signing key that was made or removed.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct KeyChanged<'a> {
+    /// Which.
+    pub kid: &'a str,
+    /// `admin-key:<id>`, `oidc:<sub>`, or `command-line`.
+    pub actor: &'a str,
+    /// How many sessions ended with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<usize>,
 }
 
 /// What a request said about who pays (inference contract §17).
@@ -321,6 +377,11 @@ impl AuditEvent<'_> {
             Self::DeviceCallback { .. } => "device.callback",
             Self::SessionMint(_) => "session.mint",
             Self::SessionRefresh(_) => "session.refresh",
+            Self::SessionCreate(_) => "session.create",
+            Self::SessionRevoke(_) => "session.revoke",
+            Self::SessionReuse(_) => "session.reuse",
+            Self::KeyRotate(_) => "key.rotate",
+            Self::KeyRevoke(_) => "key.revoke",
             Self::Inference { .. } => "inference",
             Self::SpendMetered { .. } => "spend.metered",
             Self::SpendBlocked { .. } => "spend.blocked",

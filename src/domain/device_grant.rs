@@ -119,10 +119,16 @@ pub struct Asked {
 pub struct Tokens {
     /// Session token.
     pub access_token: String,
-    /// Our refresh token; absent when the identity provider issued none.
-    pub refresh_token: Option<String>,
+    /// What the identity provider issued to refresh with, if it did.
+    pub idp_token: Option<String>,
+    /// The session that begins when they are fetched.
+    pub session_id: String,
+    /// Whose.
+    pub subject: String,
     /// Shown to the person before the credential is stored (auth contract §13).
     pub email: Option<String>,
+    /// Name.
+    pub name: Option<String>,
 }
 
 impl std::fmt::Debug for Tokens {
@@ -202,6 +208,17 @@ mod tests {
         Keys::new([Secret::new(secret.to_owned())]).expect("not empty")
     }
 
+    fn tokens() -> Tokens {
+        Tokens {
+            access_token: "a".to_owned(),
+            idp_token: Some("b".to_owned()),
+            session_id: "s-1".to_owned(),
+            subject: "alice".to_owned(),
+            email: Some("alice@example.com".to_owned()),
+            name: None,
+        }
+    }
+
     #[test]
     fn a_device_code_is_43_characters_and_is_stored_as_its_hash() {
         let code = DeviceCode::from_random([0; 32]);
@@ -219,8 +236,7 @@ mod tests {
         let keys = keys("one");
         let end = NOW.plus(LIFETIME);
         let asked = Asked { requested_from: IpAddr::from([192, 0, 2, 1]), requested_at: NOW.to_rfc3339() };
-        let tokens =
-            Tokens { access_token: "a".to_owned(), refresh_token: None, email: Some("alice@example.com".to_owned()) };
+        let tokens = tokens();
         let waiting = seal(&asked, end, &keys, [1; NONCE_BYTES]);
         let signed_in = seal(&tokens, end, &keys, [2; NONCE_BYTES]);
         for (state, sealed, is_early, at, poll) in [
@@ -251,7 +267,6 @@ mod tests {
 
     #[test]
     fn debug_output_shows_no_token() {
-        let tokens = Tokens { access_token: "abc".to_owned(), refresh_token: Some("def".to_owned()), email: None };
-        assert_eq!(format!("{tokens:?}"), "[tokens]");
+        assert_eq!(format!("{:?}", tokens()), "[tokens]");
     }
 }

@@ -16,6 +16,7 @@ pub mod outbound;
 pub mod policy;
 pub mod price;
 pub mod refresh_token;
+pub mod rotation;
 pub mod session;
 pub mod sign_in;
 pub mod spend;

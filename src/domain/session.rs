@@ -93,6 +93,19 @@ pub enum Denied {
     /// It has not begun.
     #[error("not yet valid")]
     NotYetValid,
+    /// Its session was ended.
+    #[error("the session was ended")]
+    Ended,
+}
+
+impl Denied {
+    /// As the audit trail spells it (auth contract §11); beyond the reference: `session_ended`.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Ended => "session_ended",
+            _ => "invalid_token",
+        }
+    }
 }
 
 /// Why something sealed cannot be opened.
@@ -106,11 +119,11 @@ pub enum Unsealable {
     Foreign,
 }
 
-/// Session secrets, newest first: the first signs and seals, all of them verify and open. Never empty.
+/// Session secrets: the first signs and seals, all of them verify and open. Never empty.
 pub struct Keys(Vec<Key>);
 
 struct Key {
-    /// First 16 hex digits of SHA-256 over the secret (auth contract §7.1).
+    /// See [`key_id`].
     kid: String,
     hs256: Hs256Key,
     secret: Secret<String>,
@@ -119,7 +132,7 @@ struct Key {
 impl Key {
     fn new(secret: Secret<String>) -> Self {
         let bytes = secret.reveal().as_bytes();
-        Self { kid: hex(&Sha256::digest(bytes)[..8]), hs256: Hs256Key::new(bytes), secret }
+        Self { kid: key_id(secret.reveal()), hs256: Hs256Key::new(bytes), secret }
     }
 }
 
@@ -191,15 +204,20 @@ pub struct Terms<'a> {
 }
 
 impl Keys {
-    /// The ring of `secrets`, newest first; `None` if there are none.
+    /// The ring of `secrets`, the one that signs first; `None` if there are none.
     pub fn new(secrets: impl IntoIterator<Item = Secret<String>>) -> Option<Self> {
         let keys: Vec<Key> = secrets.into_iter().map(Key::new).collect();
         (!keys.is_empty()).then_some(Self(keys))
     }
 
-    /// The ids of all keys, newest first.
+    /// The ids of all keys, the one that signs first.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|key| key.kid.as_str())
+    }
+
+    /// The id of the key that signs and seals.
+    pub fn signer(&self) -> &str {
+        &self.0[0].kid
     }
 
     /// A session token for `identity`.
@@ -264,7 +282,7 @@ impl Keys {
         })
     }
 
-    /// Seals `content` for `purpose` with the newest key: the key's id, a dot, the sealed text.
+    /// Seals `content` for `purpose` with the key that signs: the key's id, a dot, the sealed text.
     pub fn seal(&self, purpose: &'static str, content: &[u8], nonce: [u8; NONCE_BYTES]) -> String {
         let key = &self.0[0];
         let sealed = SealingKey::derive(key.secret.reveal().as_bytes(), purpose).seal(content, nonce);
@@ -281,6 +299,16 @@ impl Keys {
     fn find(&self, kid: &str) -> Option<&Key> {
         self.0.iter().find(|key| key.kid == kid)
     }
+}
+
+/// The id of the key that a secret is (auth contract §7.1).
+pub fn key_id(secret: &str) -> String {
+    hex(&Sha256::digest(secret.as_bytes())[..8])
+}
+
+/// The id of the key that `token` says has signed it; nothing is verified.
+pub fn key_of(token: &str) -> Option<String> {
+    Jws::parse(token).ok()?.header.kid
 }
 
 /// A NumericDate (RFC 7519 §2), which may have a fraction; `None` for one that no calendar reaches.

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use url::Url;
 
-use crate::domain::audit::AuditEvent;
+use crate::domain::audit::{AuditEvent, KeyChanged};
+use crate::domain::ids::Timestamp;
 use crate::domain::oidc::Metadata;
 use crate::domain::outbound::{self, Loopback};
 use crate::domain::price::Served;
@@ -18,15 +19,21 @@ use crate::gateway::Gateway;
 use crate::idp;
 use crate::store::signing_keys::KeyInfo;
 
+/// Who acts here, in the audit trail.
+const ACTOR: &str = "command-line";
+
 /// What the host tells along.
 #[derive(Debug, Default, Deserialize)]
 struct Input {
     /// Where the configuration was read, for the audit trail.
     #[serde(default)]
     config_path: String,
-    /// What `keys` is to do: `list` or `rotate`.
+    /// What `keys` is to do: `list`, `rotate` or `revoke`.
     #[serde(default)]
     action: String,
+    /// Which key is to be revoked.
+    #[serde(default)]
+    kid: String,
 }
 
 /// The answer to `start`.
@@ -52,7 +59,7 @@ pub(crate) async fn post(gateway: &Rc<Gateway>, operation: String, mut request: 
             Ok(applied) => json(StatusCode::OK, &json!({ "lines": applied_lines(&applied) })),
             Err(error) => failed(&format!("the database cannot be migrated: {error}")),
         },
-        "keys" => keys(gateway, &input.action).await,
+        "keys" => keys(gateway, &input).await,
         _ => plain(StatusCode::NOT_FOUND, "not found"),
     }
 }
@@ -129,12 +136,28 @@ fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
-async fn keys(gateway: &Gateway, action: &str) -> Response {
+async fn keys(gateway: &Gateway, input: &Input) -> Response {
     let Some(ring) = gateway.signing_keys() else {
-        return failed("session.jwt_secret names the keys: change the configuration to rotate them");
+        return failed("session.jwt_secret names the keys: change the configuration to rotate or revoke them");
     };
-    let outcome = match action {
-        "rotate" => ring.rotate().await,
+    let outcome = match input.action.as_str() {
+        "rotate" => ring.rotate().await.inspect(|keys| {
+            let kid = keys.first().map_or("", |key| key.kid.as_str());
+            audit(gateway, &AuditEvent::KeyRotate(KeyChanged { kid, actor: ACTOR, sessions: None }));
+        }),
+        "revoke" => match ring.revoke(&input.kid).await {
+            Ok(keys) => {
+                let ended = gateway.store().end_sessions_signed_by(&input.kid, gateway.ports.clock.now()).await;
+                let changed = KeyChanged { kid: &input.kid, actor: ACTOR, sessions: ended.as_ref().ok().copied() };
+                audit(gateway, &AuditEvent::KeyRevoke(changed));
+                if let Err(error) = ended {
+                    let outcome = "the key is gone and its tokens are refused, but sessions are still listed";
+                    return failed(&format!("{outcome}: {error}"));
+                }
+                Ok(keys)
+            }
+            Err(error) => Err(error),
+        },
         _ => ring.list().await,
     };
     match outcome {
@@ -143,11 +166,18 @@ async fn keys(gateway: &Gateway, action: &str) -> Response {
     }
 }
 
+fn audit(gateway: &Gateway, event: &AuditEvent<'_>) {
+    gateway.ports.log.line(&event.line(gateway.ports.clock.now(), None));
+}
+
 fn described(key: &KeyInfo) -> serde_json::Value {
+    let at = |at: Option<Timestamp>| at.map(Timestamp::to_rfc3339);
     json!({
         "kid": key.kid,
         "created_at": key.created_at.to_rfc3339(),
-        "retired_at": key.retired_at.map(crate::domain::ids::Timestamp::to_rfc3339),
+        "signs_from": key.signs_from.to_rfc3339(),
+        "retired_at": at(key.retired_at),
+        "verifies_until": at(key.verifies_until),
     })
 }
 

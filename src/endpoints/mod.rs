@@ -49,6 +49,7 @@ pub(crate) async fn dispatch(
         Route::DeviceDeny => device::deny::post(gateway, context, request).await,
         Route::Callback => oauth::callback::get(gateway, context, request).await,
         Route::Token => oauth::token::post(gateway, context, request).await,
+        Route::Revoke => oauth::revoke::post(gateway, context, request).await,
         Route::ManagedSettings => managed::settings::get(gateway, context, request).await,
         Route::UserBootstrap => user::bootstrap::get(gateway, context, request).await,
         Route::Messages => v1::messages::post(gateway, context, request).await,

@@ -151,7 +151,7 @@ fn assert_is_page(answer: &Answer, form_action: &str) {
 }
 
 #[test]
-fn discovery_has_exactly_the_contracts_keys() {
+fn discovery_has_the_contracts_keys_and_says_where_to_revoke() {
     let answer = World::new().send(Method::PUT, "/.well-known/oauth-authorization-server", &[], "");
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header(header::CONTENT_TYPE), "application/json;charset=utf-8");
@@ -161,9 +161,11 @@ fn discovery_has_exactly_the_contracts_keys() {
             "issuer": "https://gw.example.test",
             "device_authorization_endpoint": "https://gw.example.test/oauth/device_authorization",
             "token_endpoint": "https://gw.example.test/oauth/token",
+            "revocation_endpoint": "https://gw.example.test/oauth/revoke",
             "grant_types_supported": ["urn:ietf:params:oauth:grant-type:device_code", "refresh_token"],
             "response_types_supported": [],
             "token_endpoint_auth_methods_supported": ["none"],
+            "revocation_endpoint_auth_methods_supported": ["none"],
             "scopes_supported": ["openid", "profile", "email"],
             "gateway_protocol_version": 1,
         })
@@ -252,7 +254,7 @@ mod device_authorization {
         world.approve(&user_code);
         let rows = block_on(world.gateway.ports.db.run("SELECT * FROM device_grants", &[])).expect("it runs");
         let rows = format!("{rows:?}");
-        for secret in [device_code.as_str(), "eyJ", "spr1.", "alice", "192.0.2.1"] {
+        for secret in [device_code.as_str(), "eyJ", "spr1.", "spr2.", "alice", "192.0.2.1"] {
             assert!(!rows.contains(secret), "{secret} in {rows}");
         }
     }
@@ -831,7 +833,7 @@ mod refresh {
         let tokens = world.sign_in();
         let ours = refresh_token(&tokens);
         let calls = world.idp.count("/token");
-        for token in ["idp-refresh-1", "spr1.", "%00", &format!("{}AAAA", &ours[..ours.len() - 4])] {
+        for token in ["idp-refresh-1", "spr1.", "%00", "spr2.", &format!("{}AAAA", &ours[..ours.len() - 4])] {
             let answer = world.refresh(token);
             assert_eq!(answer.error(), (401, "invalid_grant".to_owned()), "{token}");
             let event = world.audited("session.refresh").pop().expect("audited");
@@ -936,6 +938,8 @@ mod refresh {
     }
 }
 
+mod sessions;
+
 mod google_groups {
     use super::*;
 
@@ -997,8 +1001,13 @@ mod keys {
         // Within the time in which the ring counts as fresh, a token of the new key makes the instance look again.
         let other = World::with(|config| config.session.jwt_secrets.clear());
         *other.key_value.0.borrow_mut() = world.key_value.0.borrow().clone();
+        other.wait(Duration::from_secs(5));
+        world.wait(Duration::from_secs(5));
         let after = other.sign_in();
-        world.wait(Duration::from_secs(2));
+        assert_ne!(
+            crate::domain::session::key_of(after["access_token"].as_str().expect("a token")),
+            crate::domain::session::key_of(before["access_token"].as_str().expect("a token")),
+        );
         world.session(&after["access_token"]);
         world.session(&before["access_token"]);
         assert_eq!(world.poll(&device_code).status, 200);
@@ -1028,7 +1037,7 @@ fn no_secret_reaches_the_log() {
     world.idp.mood.set(Mood::Down);
     world.refresh(tokens["refresh_token"].as_str().expect("a token"));
     let log = world.log.0.borrow().join("\n");
-    for secret in ["idp-refresh", "idp-access", "spr1.", "eyJ", "client secret", "code=c"] {
+    for secret in ["idp-refresh", "idp-access", "spr1.", "spr2.", "eyJ", "client secret", "code=c"] {
         assert!(!log.contains(secret), "{secret} in {log}");
     }
 }

@@ -1,17 +1,17 @@
 //! What an instance remembers of things that can go stale. Nothing here belongs to a request.
 //!
-//! Whether something is still fresh is decided by those who use it: `keyring.rs` and `idp.rs`.
+//! Whether something is still fresh is decided by those who use it: `keyring.rs`, `sessions.rs` and `idp.rs`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
 
 use bytes::Bytes;
 
 use crate::config::Secret;
 use crate::domain::breaker::Breaker;
 use crate::domain::ids::Timestamp;
-use crate::domain::session::Keys;
+use crate::keyring::KnownKeys;
+use crate::sessions::Known;
 use crate::upstream::CountPause;
 use crate::upstream::credentials::Obtained;
 
@@ -20,8 +20,8 @@ use crate::upstream::credentials::Obtained;
 pub struct Cache {
     /// Whether the schema was seen complete.
     pub(crate) is_migrated: Cell<bool>,
-    /// Session keys, and when they were loaded.
-    pub(crate) keys: RefCell<Option<(Rc<Keys>, Timestamp)>>,
+    /// Session keys.
+    pub(crate) keys: RefCell<Option<KnownKeys>>,
     /// Documents of the identity provider by address. A handful: discovery and keys.
     pub(crate) documents: RefCell<HashMap<String, Document>>,
     /// Which upstream is not asked to count tokens of which model for now, by index and the upstream's id.
@@ -40,6 +40,10 @@ pub struct Cache {
     pub(crate) identities: RefCell<HashMap<String, ([u8; 32], Timestamp)>>,
     /// Callers' spending as it was told a moment ago, by subject and groups.
     pub(crate) usage: RefCell<HashMap<String, (serde_json::Value, Timestamp)>>,
+    /// What is known of sessions, by id.
+    pub(crate) sessions: RefCell<HashMap<String, Known>>,
+    /// When the store last could not say whether a session was ended.
+    pub(crate) store_failed_at: Cell<Option<Timestamp>>,
     /// Models without a price that the operator was warned of.
     pub(crate) unknown_prices: RefCell<HashSet<String>>,
     /// When the operator was last warned of a rate limit.

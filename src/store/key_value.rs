@@ -1,10 +1,10 @@
 //! The key-value store in SQL: with PostgreSQL, replicas share signing keys and cached documents as they share the rest.
 //!
-//! The table is made when it is first missed: whoever needs a key may be the first to use the database.
+//! The table is made when something is first kept: whoever needs a key may be the first to use the database.
 
 use async_trait::async_trait;
 
-use crate::ports::{Db, DbError, KeyValue, KeyValueError, Row, Value};
+use crate::ports::{Db, DbError, Dialect, KeyValue, KeyValueError, Row, Value};
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS key_value (name TEXT PRIMARY KEY, value BYTEA NOT NULL)";
 
@@ -28,10 +28,33 @@ impl<D: Db> SqlKeyValue<D> {
     }
 }
 
+/// Whether there is no table yet, which is not the only reason for a refusal.
+const HAS_TABLE: [(Dialect, &str); 2] = [
+    (Dialect::Sqlite, "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'key_value'"),
+    (
+        Dialect::Postgres,
+        "SELECT 1 FROM information_schema.tables WHERE table_name = 'key_value' \
+         AND table_schema = ANY (current_schemas(false))",
+    ),
+];
+
 #[async_trait(?Send)]
 impl<D: Db> KeyValue for SqlKeyValue<D> {
+    /// Looking makes no table.
     async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, KeyValueError> {
-        let rows = self.run("SELECT value FROM key_value WHERE name = $1", &[Value::Text(key.to_owned())]).await?;
+        let statement = "SELECT value FROM key_value WHERE name = $1";
+        let rows = match self.0.run(statement, &[Value::Text(key.to_owned())]).await {
+            Ok(rows) => rows,
+            Err(DbError::Refused(why)) => {
+                let dialect = self.0.dialect();
+                let look = HAS_TABLE.iter().find(|(of, _)| *of == dialect).map_or("", |(_, statement)| statement);
+                return match self.0.run(look, &[]).await {
+                    Ok(rows) if rows.is_empty() => Ok(None),
+                    _ => Err(KeyValueError(DbError::Refused(why).to_string())),
+                };
+            }
+            Err(error) => return Err(KeyValueError(error.to_string())),
+        };
         match rows.into_iter().next().and_then(|row| row.into_iter().next()) {
             None => Ok(None),
             Some(Value::Bytes(bytes)) => Ok(Some(bytes)),
@@ -59,6 +82,7 @@ mod tests {
     fn keeps_what_it_is_given(store: &impl KeyValue) {
         block_on(async {
             assert_eq!(store.find("a").await, Ok(None));
+            assert_eq!(store.find("a").await, Ok(None), "looking makes no table");
             store.set("a", &[0, 1, 255]).await.expect("it is kept");
             store.set("b", b"other").await.expect("it is kept");
             store.set("a", &[2]).await.expect("it is replaced");

@@ -14,6 +14,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { number: 4, name: "spend", sql: include_str!("../../migrations/0004_spend.sql") },
     Migration { number: 5, name: "spend_limits", sql: include_str!("../../migrations/0005_spend_limits.sql") },
     Migration { number: 6, name: "principals", sql: include_str!("../../migrations/0006_principals.sql") },
+    Migration { number: 7, name: "sessions", sql: include_str!("../../migrations/0007_sessions.sql") },
 ];
 
 /// What the two databases spell differently: a column that numbers its rows, and text that is ordered by its bytes.

@@ -12,6 +12,7 @@ mod limits;
 mod migrate;
 mod pointers;
 mod reports;
+mod sessions;
 pub mod signing_keys;
 mod spend;
 mod upkeep;
@@ -24,6 +25,7 @@ pub use device_grants::NewGrant;
 pub use identities::Identity;
 pub use limits::{Change, Edge, Page, Recorded, Stored};
 pub use reports::{CostQuery, CostRow, PrincipalRow, PrincipalsQuery};
+pub use sessions::{EndedSession, NewSession, Refreshed, SessionRow, SessionsQuery};
 pub use spend::{Addition, Caller};
 pub use upkeep::Retention;
 
@@ -121,6 +123,8 @@ fn as_text(text: impl Into<String>) -> Value {
     Value::Text(if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text })
 }
 
+#[cfg(test)]
+mod session_tests;
 #[cfg(test)]
 mod spend_tests;
 #[cfg(test)]

@@ -1,5 +1,9 @@
 //! The ring of session secrets when the configuration names none: in the key-value store, newest first.
 //!
+//! A new key signs a few seconds after it was made, when every replica has read it, so that nobody is ever shown a token
+//! whose key they do not know. The one before goes on verifying until nothing that it signed or sealed can be valid, and
+//! then disappears by itself.
+//!
 //! Secrets never enter SQL, but SQL decides which ring is current: a ring is written under its own id first, then the
 //! pointer `session-keys` is moved to it by compare-and-set, then it is copied to where everybody looks. Two instances
 //! that start at once therefore end with one ring, and of two rotations at once none is lost. Reading needs the
@@ -13,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Secret;
 use crate::domain::ids::Timestamp;
-use crate::domain::session::{Keys, hex};
+use crate::domain::session::{Keys, hex, key_id};
 use crate::ports::{Clock, Entropy, KeyValue, KeyValueError};
 use crate::store::{Store, StoreError};
 
@@ -27,6 +31,16 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Rotations that may get in between before one gives up.
 const ATTEMPTS: u32 = 5;
 
+/// How long a new key is known before it signs: longer than instances go without reading the ring.
+const HEADS_UP: Duration = Duration::from_secs(5);
+
+/// How much longer than its last signature a key is kept: for what replicas sign that have not read the ring, and for
+/// clocks that differ.
+const SLACK: Duration = Duration::from_hours(1);
+
+/// Keys that a ring may have.
+const MOST: usize = 50;
+
 /// What is needed to look after the ring.
 pub struct SigningKeys<'a> {
     /// Decides.
@@ -37,6 +51,8 @@ pub struct SigningKeys<'a> {
     pub entropy: &'a dyn Entropy,
     /// For the pauses.
     pub clock: &'a dyn Clock,
+    /// How long something that a key signs or seals may be valid.
+    pub lifetime: Duration,
 }
 
 /// The ring cannot be read or changed.
@@ -51,6 +67,12 @@ pub enum RingError {
     /// The ring is not what was written.
     #[error("the session keys in the key-value store are damaged; delete `session-keys` to make new ones")]
     Damaged,
+    /// There are [`MOST`] keys.
+    #[error("there are {MOST} keys that still verify; wait until the oldest has gone, or revoke it")]
+    Full,
+    /// There is no such key.
+    #[error("no key with this id; `sallyport keys list` shows them")]
+    NoSuchKey,
     /// Others rotate all the time.
     #[error("the session keys were rotated by somebody else at the same time; look at the list and try again")]
     Contended,
@@ -63,8 +85,12 @@ pub struct KeyInfo {
     pub kid: String,
     /// When it was made.
     pub created_at: Timestamp,
-    /// When a newer key took over signing; the newest has none.
+    /// From when on it signs.
+    pub signs_from: Timestamp,
+    /// When a newer key takes over signing; the newest has none.
     pub retired_at: Option<Timestamp>,
+    /// When it disappears; the newest does not.
+    pub verifies_until: Option<Timestamp>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -77,39 +103,132 @@ struct Ring {
 struct RingKey {
     secret: String,
     created_at: i64,
+    /// Absent for one that signed at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signs_from: Option<i64>,
     retired_at: Option<i64>,
+    /// Absent for one that was retired before keys disappeared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    verifies_until: Option<i64>,
+}
+
+impl RingKey {
+    fn signs_from(&self) -> i64 {
+        self.signs_from.unwrap_or(self.created_at)
+    }
+
+    fn verifies_until(&self, lifetime: Duration) -> Option<Timestamp> {
+        let retired_at = Timestamp::from_millis(self.retired_at?);
+        Some(self.verifies_until.map_or_else(|| retired_at.plus(lifetime + SLACK), Timestamp::from_millis))
+    }
+
+    fn retire(&mut self, at: Timestamp, lifetime: Duration) {
+        self.retired_at = Some(at.as_millis());
+        self.verifies_until = Some(at.plus(lifetime + SLACK).as_millis());
+    }
 }
 
 impl Ring {
-    fn keys(&self) -> Result<Keys, RingError> {
-        Keys::new(self.keys.iter().map(|key| Secret::new(key.secret.clone()))).ok_or(RingError::Damaged)
+    /// The keys that still verify, the one that signs first.
+    fn keys(&self, lifetime: Duration, now: Timestamp) -> Result<Keys, RingError> {
+        let mut keys = self.lasting(lifetime, now);
+        let signer = keys.iter().position(|key| key.signs_from() <= now.as_millis()).unwrap_or_default();
+        if signer < keys.len() {
+            keys[..=signer].rotate_right(1);
+        }
+        Keys::new(keys.into_iter().map(|key| Secret::new(key.secret.clone()))).ok_or(RingError::Damaged)
+    }
+
+    /// The keys that still verify, newest first.
+    fn lasting(&self, lifetime: Duration, now: Timestamp) -> Vec<&RingKey> {
+        self.keys.iter().filter(|key| key.verifies_until(lifetime).is_none_or(|end| end > now)).collect()
+    }
+
+    fn infos(&self, lifetime: Duration, now: Timestamp) -> Vec<KeyInfo> {
+        let info = |key: &RingKey| KeyInfo {
+            kid: key_id(&key.secret),
+            created_at: Timestamp::from_millis(key.created_at),
+            signs_from: Timestamp::from_millis(key.signs_from()),
+            retired_at: key.retired_at.map(Timestamp::from_millis),
+            verifies_until: key.verifies_until(lifetime),
+        };
+        self.lasting(lifetime, now).into_iter().map(info).collect()
+    }
+
+    /// Removes keys whose time is over. Whether there were any.
+    fn prune(&mut self, lifetime: Duration, now: Timestamp) -> bool {
+        let before = self.keys.len();
+        self.keys.retain(|key| key.verifies_until(lifetime).is_none_or(|end| end > now));
+        self.keys.len() < before
     }
 }
 
 impl SigningKeys<'_> {
     /// The current keys; made now if there are none.
     pub async fn load(&self) -> Result<Keys, RingError> {
-        self.current().await?.keys()
+        self.current().await?.keys(self.lifetime, self.clock.now())
     }
 
-    /// All keys, newest first.
+    /// All keys, newest first. Makes none: a list changes nothing.
     pub async fn list(&self) -> Result<Vec<KeyInfo>, RingError> {
-        let ring = self.current().await?;
-        let keys = ring.keys()?;
-        let times = ring.keys.iter().map(|key| (key.created_at, key.retired_at));
-        Ok(keys
-            .ids()
-            .zip(times)
-            .map(|(kid, (created_at, retired_at))| KeyInfo {
-                kid: kid.to_owned(),
-                created_at: Timestamp::from_millis(created_at),
-                retired_at: retired_at.map(Timestamp::from_millis),
-            })
-            .collect())
+        let ring = self.get(CURRENT).await?;
+        Ok(ring.map(|ring| ring.infos(self.lifetime, self.clock.now())).unwrap_or_default())
     }
 
-    /// Puts a new key in front; the old ones go on verifying. Returns the list after that.
+    /// Puts a new key in front; the old ones go on verifying for their time. Returns the list after that.
     pub async fn rotate(&self) -> Result<Vec<KeyInfo>, RingError> {
+        self.change(|ring, now| {
+            ring.prune(self.lifetime, now);
+            if ring.keys.len() >= MOST {
+                return Err(RingError::Full);
+            }
+            let from = now.plus(HEADS_UP);
+            if let Some(newest) = ring.keys.first_mut() {
+                newest.retire(from, self.lifetime);
+            }
+            let mut key = self.new_key(now);
+            key.signs_from = Some(from.as_millis());
+            ring.keys.insert(0, key);
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Removes the key `kid`: nothing that it signed or sealed is valid any more. If it was the newest, a new one signs
+    /// at once. Returns the list after that.
+    pub async fn revoke(&self, kid: &str) -> Result<Vec<KeyInfo>, RingError> {
+        if self.get(CURRENT).await?.is_none() {
+            return Err(RingError::NoSuchKey);
+        }
+        self.change(|ring, now| {
+            let place = ring.keys.iter().position(|key| key_id(&key.secret) == kid).ok_or(RingError::NoSuchKey)?;
+            ring.keys.remove(place);
+            match ring.keys.first_mut() {
+                // It may have been waiting for its turn while the one that is gone signed.
+                Some(newest) if newest.retired_at.is_none() => {
+                    newest.signs_from = Some(newest.signs_from().min(now.as_millis()));
+                }
+                _ => ring.keys.insert(0, self.new_key(now)),
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Removes keys whose time is over.
+    pub async fn prune(&self) -> Result<(), RingError> {
+        let Some(mut ring) = self.get(CURRENT).await? else { return Ok(()) };
+        if ring.prune(self.lifetime, self.clock.now()) {
+            self.change(|ring, now| Ok(ring.prune(self.lifetime, now))).await?;
+        }
+        Ok(())
+    }
+
+    /// Changes the ring as `edit` does, unless that says that there is nothing to change.
+    async fn change(
+        &self,
+        edit: impl Fn(&mut Ring, Timestamp) -> Result<bool, RingError>,
+    ) -> Result<Vec<KeyInfo>, RingError> {
         for _ in 0..ATTEMPTS {
             let mut ring = self.current().await?;
             let now = self.clock.now();
@@ -119,10 +238,9 @@ impl SigningKeys<'_> {
                 // What everybody reads is behind, or the pointer's ring is lost; then ours takes its place.
                 ring = self.find(&pointer).await?.unwrap_or(ring);
             }
-            if let Some(newest) = ring.keys.first_mut() {
-                newest.retired_at = Some(now.as_millis());
+            if !edit(&mut ring, now)? {
+                return self.list().await;
             }
-            ring.keys.insert(0, self.new_key(now));
             ring.id = self.random_id();
             self.set(&slot(&ring.id), &ring).await?;
             if self.store.point(CURRENT, &pointer, &ring.id, now).await? {
@@ -206,7 +324,13 @@ impl SigningKeys<'_> {
     fn new_key(&self, now: Timestamp) -> RingKey {
         let mut secret = [0; 48];
         self.entropy.fill(&mut secret);
-        RingKey { secret: URL_SAFE_NO_PAD.encode(secret), created_at: now.as_millis(), retired_at: None }
+        RingKey {
+            secret: URL_SAFE_NO_PAD.encode(secret),
+            created_at: now.as_millis(),
+            signs_from: None,
+            retired_at: None,
+            verifies_until: None,
+        }
     }
 
     fn random_id(&self) -> String {

@@ -224,7 +224,7 @@ fn two_instances_that_start_at_once_end_with_one_schema() {
             .expect("it runs")
     }) {
         assert_eq!(ours, theirs);
-        assert_eq!(ours[0][0], Value::Integer(6));
+        assert_eq!(ours[0][0], Value::Integer(7));
     }
 }
 
@@ -311,7 +311,13 @@ mod signing_keys {
         }
 
         fn keys<'a>(&'a self, store: Store<'a>) -> SigningKeys<'a> {
-            SigningKeys { store, key_value: &self.key_value, entropy: &self.entropy, clock: &self.clock }
+            SigningKeys {
+                store,
+                key_value: &self.key_value,
+                entropy: &self.entropy,
+                clock: &self.clock,
+                lifetime: LIFETIME,
+            }
         }
     }
 
@@ -345,6 +351,7 @@ mod signing_keys {
                 key_value: &world.key_value,
                 entropy: &theirs.entropy,
                 clock: &world.clock,
+                lifetime: LIFETIME,
             };
             let first = their_keys.load().await.expect("made");
             world.key_value.0.borrow_mut().remove("session-keys");
@@ -371,26 +378,145 @@ mod signing_keys {
     }
 
     #[test]
-    fn rotation_puts_a_new_key_in_front_and_notes_when() {
+    fn rotation_puts_a_new_key_in_front_which_signs_when_everybody_knows_it() {
         let world = World::new();
         let db = TestSqlite::new();
         let is_migrated = Cell::new(false);
         let keys = world.keys(Store::new(&db, &is_migrated));
         let run = async || {
-            let before = keys.list().await.expect("made");
-            assert_eq!(before.len(), 1);
+            let first = keys.load().await.expect("made").signer().to_owned();
             let later = NOW.plus(Duration::from_mins(1));
             world.clock.0.set(later);
             let after = keys.rotate().await.expect("rotated");
+            let turn = later.plus(Duration::from_secs(5));
+            let end = turn.plus(LIFETIME + Duration::from_hours(1));
             assert_eq!(after.len(), 2);
-            assert_eq!((after[0].created_at, after[0].retired_at), (later, None));
-            assert_eq!((after[1].created_at, after[1].retired_at), (NOW, Some(later)));
-            assert_eq!(after[1].kid, before[0].kid);
+            assert_eq!(
+                (after[0].created_at, after[0].signs_from, after[0].retired_at, after[0].verifies_until),
+                (later, turn, None, None)
+            );
+            assert_eq!(
+                (after[1].created_at, after[1].retired_at, after[1].verifies_until),
+                (NOW, Some(turn), Some(end))
+            );
+            assert_eq!(after[1].kid, first);
+
+            world.clock.0.set(Timestamp::from_millis(turn.as_millis() - 1));
+            let before_its_turn = keys.load().await.expect("read");
+            assert_eq!(ids(&before_its_turn), [first.clone(), after[0].kid.clone()], "the one that signs is first");
+            world.clock.0.set(turn);
+            assert_eq!(ids(&keys.load().await.expect("read")), [after[0].kid.clone(), first.clone()]);
             assert_eq!(keys.rotate().await.expect("rotated").len(), 3);
             // Nothing is left behind but the current ring and its own slot.
             assert_eq!(world.key_value.0.borrow().len(), 2);
         };
         futures_executor::block_on(run());
+    }
+
+    #[test]
+    fn a_retired_key_disappears_when_nothing_it_signed_can_be_valid() {
+        let world = World::new();
+        let db = TestSqlite::new();
+        let is_migrated = Cell::new(false);
+        let keys = world.keys(Store::new(&db, &is_migrated));
+        let run = async || {
+            keys.load().await.expect("made");
+            let end = keys.rotate().await.expect("rotated")[1].verifies_until.expect("retired");
+            world.clock.0.set(Timestamp::from_millis(end.as_millis() - 1));
+            keys.prune().await.expect("it runs");
+            assert_eq!(ids(&keys.load().await.expect("read")).len(), 2);
+
+            world.clock.0.set(end);
+            // It is gone before anybody has cleaned up, and from the store afterwards.
+            assert_eq!(ids(&keys.load().await.expect("read")).len(), 1);
+            assert_eq!(keys.list().await.expect("read").len(), 1);
+            let stored = |world: &World| {
+                let kept = world.key_value.0.borrow();
+                serde_json::from_slice::<serde_json::Value>(&kept["session-keys"]).expect("JSON")["keys"]
+                    .as_array()
+                    .map(Vec::len)
+            };
+            assert_eq!(stored(&world), Some(2));
+            keys.prune().await.expect("it runs");
+            assert_eq!(stored(&world), Some(1));
+            assert_eq!(world.key_value.0.borrow().len(), 2);
+        };
+        futures_executor::block_on(run());
+    }
+
+    #[test]
+    fn a_key_that_is_revoked_is_gone_and_another_one_signs_at_once() {
+        let world = World::new();
+        let db = TestSqlite::new();
+        let is_migrated = Cell::new(false);
+        let keys = world.keys(Store::new(&db, &is_migrated));
+        let run = async || {
+            assert_eq!(keys.revoke("0000").await, Err(RingError::NoSuchKey));
+            assert_eq!(world.key_value.0.borrow().len(), 0, "no ring was made");
+            let only = keys.load().await.expect("made").signer().to_owned();
+            assert_eq!(keys.revoke("0000").await, Err(RingError::NoSuchKey));
+            let after = keys.revoke(&only).await.expect("revoked");
+            assert_eq!((after.len(), after[0].signs_from), (1, NOW));
+            assert_ne!(after[0].kid, only);
+
+            // The one that signs while its successor waits: the successor's turn has come.
+            let signing = after[0].kid.clone();
+            let waiting = keys.rotate().await.expect("rotated")[0].kid.clone();
+            let after = keys.revoke(&signing).await.expect("revoked");
+            assert_eq!((after.len(), &after[0].kid, after[0].signs_from), (1, &waiting, NOW));
+
+            // One that was retired.
+            world.clock.0.set(NOW.plus(Duration::from_mins(1)));
+            let newest = keys.rotate().await.expect("rotated")[0].kid.clone();
+            assert_eq!(keys.revoke(&waiting).await.expect("revoked").len(), 1);
+            assert_eq!(keys.load().await.expect("read").signer(), newest);
+
+            // The newest, while an older one is there: that one's time is over, it does not sign again.
+            keys.rotate().await.expect("rotated");
+            let newest = keys.list().await.expect("read")[0].kid.clone();
+            let after = keys.revoke(&newest).await.expect("revoked");
+            assert_eq!(after.len(), 2);
+            assert_eq!((after[0].retired_at, after[0].signs_from), (None, world.clock.0.get()));
+            assert!(after[1].retired_at.is_some());
+        };
+        futures_executor::block_on(run());
+    }
+
+    #[test]
+    fn a_list_makes_no_key_and_a_ring_does_not_grow_without_bound() {
+        let world = World::new();
+        let db = TestSqlite::new();
+        let is_migrated = Cell::new(false);
+        let keys = world.keys(Store::new(&db, &is_migrated));
+        let run = async || {
+            assert_eq!(keys.list().await.expect("read"), []);
+            keys.prune().await.expect("it runs");
+            assert_eq!(world.key_value.0.borrow().len(), 0);
+            assert!(!is_migrated.get(), "and asks no database");
+            for count in 2..=50 {
+                assert_eq!(keys.rotate().await.expect("rotated").len(), count);
+            }
+            assert_eq!(keys.rotate().await, Err(RingError::Full));
+            world.clock.0.set(NOW.plus(LIFETIME + Duration::from_hours(2)));
+            assert_eq!(keys.rotate().await.expect("there is room again").len(), 2);
+        };
+        futures_executor::block_on(run());
+    }
+
+    #[test]
+    fn a_ring_of_an_earlier_release_is_read() {
+        let world = World::new();
+        let db = TestSqlite::new();
+        let is_migrated = Cell::new(false);
+        let at = NOW.as_millis();
+        let ring = format!(
+            r#"{{"id":"r","keys":[{{"secret":"b","created_at":{at},"retired_at":null}},{{"secret":"a","created_at":0,"retired_at":{at}}}]}}"#
+        );
+        world.key_value.0.borrow_mut().insert("session-keys".to_owned(), ring.into_bytes());
+        let keys = world.keys(Store::new(&db, &is_migrated));
+        let listed = futures_executor::block_on(keys.list()).expect("read");
+        assert_eq!((listed[0].signs_from, listed[0].verifies_until), (NOW, None));
+        assert_eq!(listed[1].verifies_until, Some(NOW.plus(LIFETIME + Duration::from_hours(1))));
     }
 
     #[test]
@@ -492,6 +618,7 @@ mod signing_keys {
                 key_value: &key_values[number],
                 entropy: &world.entropy,
                 clock: &world.clock,
+                lifetime: LIFETIME,
             };
             let (one, two, three) = (instance(0), instance(1), instance(2));
             futures_executor::block_on(async {

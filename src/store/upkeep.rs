@@ -16,6 +16,11 @@ const SWEEPS: &[&str] = &[
      (SELECT device_hash FROM device_grants WHERE expires_at <= $1 ORDER BY expires_at LIMIT 500)",
     "DELETE FROM counters WHERE name IN \
      (SELECT name FROM counters WHERE expires_at <= $1 ORDER BY expires_at LIMIT 500)",
+    "DELETE FROM sessions WHERE id IN \
+     (SELECT id FROM sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT 500)",
+    // Nobody may ask again any more (`rotation::GRACE`).
+    "UPDATE sessions SET answer = '' WHERE id IN (SELECT id FROM sessions \
+     WHERE answer <> '' AND refreshed_at <= CAST($1 AS BIGINT) - 30000 ORDER BY refreshed_at LIMIT 500)",
 ];
 
 /// How long spending is remembered: `admin.spend_retention_months`, `audit_retention_days`, `identity_retention_days`.

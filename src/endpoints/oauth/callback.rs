@@ -7,13 +7,9 @@ use std::rc::Rc;
 
 use http::{HeaderValue, StatusCode, header};
 
-use crate::config::Secret;
 use crate::domain::audit::{AuditEvent, SessionOutcome};
 use crate::domain::device_grant::{self, LIFETIME, Tokens};
-use crate::domain::identity::Identity;
 use crate::domain::oidc::describe;
-use crate::domain::refresh_token::RefreshToken;
-use crate::domain::session::{Keys, Terms, hex};
 use crate::domain::sign_in::{BrowserLeg, Returned, clear_cookie, cookie, redirect_uri};
 use crate::endpoints::{FormAction, page};
 use crate::error::Failure;
@@ -90,12 +86,15 @@ async fn approve(
 ) -> Result<Response, Failure> {
     let now = gateway.ports.clock.now();
     let keys = gateway.keys().await?;
-    let session_id = hex(&gateway.random::<16>());
+    let session_id = gateway.new_session_id();
     let SignedIn { identity, refresh_token } = signed_in;
     let tokens = Tokens {
-        access_token: mint(gateway, context, &keys, &identity, &session_id),
-        refresh_token: refresh_token.map(|idp_token| seal(gateway, &keys, session_id, 0, idp_token)),
+        access_token: gateway.mint(context, &keys, &identity, &session_id, gateway.config.session.ttl),
+        idp_token: refresh_token.map(|token| token.reveal().clone()),
+        session_id,
+        subject: identity.subject.clone(),
         email: identity.email.clone(),
+        name: identity.name.clone(),
     };
     let sealed = device_grant::seal(&tokens, now.plus(LIFETIME), &keys, gateway.random());
     if !gateway.store().approve_grant(&leg.grant, &sealed, now).await? {
@@ -107,28 +106,6 @@ async fn approve(
     gateway.audit(context, &AuditEvent::SessionMint(event));
     let done = Done::SignedIn { email: identity.email };
     Ok(without_mark(page(StatusCode::OK, &done, FormAction::Ours), context))
-}
-
-/// A session token for `identity` under the configured terms.
-pub(super) fn mint(gateway: &Gateway, context: &Context, keys: &Keys, identity: &Identity, session_id: &str) -> String {
-    let terms = Terms {
-        session_id,
-        origin: &context.origin,
-        billing_group_tag: gateway.config.admin.as_ref().and_then(|admin| admin.billing_group_tag.as_deref()),
-        ttl: gateway.config.session.ttl,
-    };
-    keys.mint(identity, terms, gateway.ports.clock.now())
-}
-
-/// A refresh token for the client.
-pub(super) fn seal(
-    gateway: &Gateway,
-    keys: &Keys,
-    session_id: String,
-    generation: u64,
-    idp_token: Secret<String>,
-) -> String {
-    RefreshToken { session_id, generation, idp_token }.seal(keys, gateway.random())
 }
 
 fn already_decided(gateway: &Gateway, context: &Context) -> Response {

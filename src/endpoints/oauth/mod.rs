@@ -2,6 +2,7 @@
 
 pub(crate) mod callback;
 pub(crate) mod device_authorization;
+pub(crate) mod revoke;
 pub(crate) mod token;
 
 use http::{HeaderValue, StatusCode, header};

@@ -2,6 +2,8 @@
 //! §18.2).
 
 pub(crate) mod analytics;
+pub(crate) mod sessions;
+pub(crate) mod signing_keys;
 pub(crate) mod spend_limits;
 
 use std::rc::Rc;
@@ -24,6 +26,11 @@ use crate::store::StoreError;
 const LIMITS: &str = "/v1/organizations/spend_limits";
 /// The cost report.
 const COST: &str = "/v1/organizations/analytics/cost";
+
+/// Sessions.
+const SESSIONS: &str = "/v1/organizations/sessions";
+/// A new signing key.
+const ROTATE: &str = "/v1/organizations/signing_keys/rotate";
 
 /// A request that the admin API does not grant.
 #[derive(Debug)]
@@ -115,11 +122,27 @@ async fn answer(
     if path == COST {
         return if is_get { analytics::cost::get(gateway, &query).await } else { Err(Refusal::not_found("not found")) };
     }
+    if path == ROTATE {
+        return match request.method {
+            Method::POST => signing_keys::rotate::post(gateway, context, &administrator).await,
+            _ => Err(Refusal::not_found("not found")),
+        };
+    }
+    if let Some(rest) = path.strip_prefix(SESSIONS) {
+        return match (&request.method, rest.strip_prefix('/')) {
+            (&Method::GET, None) => sessions::list(gateway, &query).await,
+            (&Method::DELETE, None) => sessions::delete_all(gateway, context, &administrator, &query).await,
+            (&Method::DELETE, Some(id)) if !id.contains('/') => {
+                sessions::delete(gateway, context, &administrator, id).await
+            }
+            _ => Err(Refusal::not_found("not found")),
+        };
+    }
     let rest = path.strip_prefix(LIMITS).unwrap_or_default();
     match (&request.method, rest.strip_prefix('/')) {
         (&Method::GET, None) => spend_limits::list(gateway, &query).await,
         (&Method::POST, None) => {
-            administrator.require_write()?;
+            administrator.require_write("spend_limits")?;
             let body = gateway.body(&mut request).await.map_err(Refusal::Broken)?;
             spend_limits::post(gateway, &administrator, &body).await
         }
@@ -127,7 +150,7 @@ async fn answer(
         (&Method::GET, Some("audit")) => spend_limits::audit::get(gateway, &query).await,
         (&Method::GET, Some(id)) if !id.contains('/') => spend_limits::get(gateway, id).await,
         (&Method::DELETE, Some(id)) if !id.contains('/') => {
-            administrator.require_write()?;
+            administrator.require_write("spend_limits")?;
             spend_limits::delete(gateway, &administrator, id).await
         }
         _ => Err(Refusal::not_found("not found")),
@@ -135,17 +158,18 @@ async fn answer(
 }
 
 impl Administrator {
-    fn require_write(&self) -> Result<(), Refusal> {
+    /// Whether they may change `what`.
+    fn require_write(&self, what: &str) -> Result<(), Refusal> {
         if self.may_write {
             return Ok(());
         }
-        Err(Refusal::told(StatusCode::FORBIDDEN, "permission_error", "requires write:spend_limits"))
+        Err(Refusal::told(StatusCode::FORBIDDEN, "permission_error", format!("requires write:{what}")))
     }
 }
 
 /// A key alone decides where there is one; otherwise the session of a member of `admin.admin_groups`.
 async fn authenticate(
-    gateway: &Gateway,
+    gateway: &Rc<Gateway>,
     context: &Context,
     admin: &Admin,
     request: &Request,

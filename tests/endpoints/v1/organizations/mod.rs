@@ -1,6 +1,8 @@
 //! The admin API: who may use it, and its envelope.
 
 mod analytics;
+mod sessions;
+mod signing_keys;
 mod spend_limits;
 
 use serde_json::{Value, json};

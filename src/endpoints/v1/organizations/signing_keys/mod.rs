@@ -1,0 +1,3 @@
+//! `/v1/organizations/signing_keys/…`.
+
+pub(crate) mod rotate;
