@@ -426,7 +426,7 @@ mod revocation {
         // When nobody could ask in the background, the request itself does, in time.
         let tokens = world.sign_in();
         assert!(world.is_in(&tokens["access_token"]));
-        world.end(&world.session(&tokens["access_token"]).id().expect("an id").to_owned());
+        world.end(world.session(&tokens["access_token"]).id().expect("an id"));
         world.wait(Duration::from_secs(4));
         assert!(!world.is_in(&tokens["access_token"]));
     }
@@ -452,7 +452,7 @@ mod revocation {
         assert!(world.is_in(&unknown["access_token"]) && world.is_in(&unknown["access_token"]));
         assert_eq!(warnings(&world), before + 1);
         world.db_is_down.set(false);
-        world.end(&world.session(&unknown["access_token"]).id().expect("an id").to_owned());
+        world.end(world.session(&unknown["access_token"]).id().expect("an id"));
         world.wait(Duration::from_secs(4));
         assert!(!world.is_in(&unknown["access_token"]));
     }
