@@ -13,12 +13,14 @@ use http::{HeaderValue, Method, StatusCode, header};
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::config::{GoogleGroups, Json, Secret};
+use crate::config::{GoogleGroups, Json, Oidc, Secret, ServiceIdentity};
 use crate::domain::google_groups::{self, AccessToken, ServiceAccount};
 use crate::domain::id_token::{self, Expected, Invalid};
 use crate::domain::identity::{Claims, Identity, Refusal};
 use crate::domain::ids::Timestamp;
 use crate::domain::oidc::{Grant, IdpTokens, Metadata, TokenRefusal, TokenRequest, algorithm};
+use crate::domain::providers;
+use crate::domain::service_identity::{self, IssuerMetadata, Proven, SUBJECT_PREFIX};
 use crate::domain::session::hex;
 use crate::exchange::read_body;
 use crate::gateway::Gateway;
@@ -114,13 +116,13 @@ pub(crate) struct CodeExchange<'a> {
     pub(crate) issuer: Option<&'a str>,
 }
 
-/// The discovery document.
-pub(crate) async fn metadata(gateway: &Gateway) -> Result<Metadata, IdpError> {
-    let url = Metadata::url(&gateway.config.oidc);
+/// The discovery document of `oidc`.
+pub(crate) async fn metadata(gateway: &Gateway, oidc: &Oidc) -> Result<Metadata, IdpError> {
+    let url = Metadata::url(oidc);
     let document =
         document(gateway, &url, FRESH, |body| Metadata::parse(body).map(drop).map_err(|e| e.to_string())).await?;
     let metadata = Metadata::parse(&document.body).map_err(|error| IdpError::Unusable(url, error.to_string()))?;
-    let configured = &gateway.config.oidc.issuer;
+    let configured = &oidc.issuer;
     if document.fetched_at == gateway.ports.clock.now() && metadata.differs_from(configured) {
         let text = format!("the discovered issuer {} is not the configured {configured}", metadata.issuer);
         gateway.log(Level::Warn, &text);
@@ -129,41 +131,45 @@ pub(crate) async fn metadata(gateway: &Gateway) -> Result<Metadata, IdpError> {
 }
 
 /// Exchanges an authorization code and decides who signed in (auth contract §5.6).
-pub(crate) async fn sign_in(gateway: &Gateway, exchange: CodeExchange<'_>) -> Result<SignedIn, Trouble> {
-    let metadata = metadata(gateway).await.map_err(|error| Trouble::passing(Step::TokenEndpoint, &error))?;
+pub(crate) async fn sign_in(gateway: &Gateway, oidc: &Oidc, exchange: CodeExchange<'_>) -> Result<SignedIn, Trouble> {
+    let metadata = metadata(gateway, oidc).await.map_err(|error| Trouble::passing(Step::TokenEndpoint, &error))?;
     if exchange.issuer.is_some_and(|issuer| issuer != metadata.issuer) {
         return Err(Trouble::refused(Step::TokenEndpoint, &"callback `iss` does not match the discovered issuer"));
     }
     let CodeExchange { code, redirect_uri, code_verifier, nonce, .. } = exchange;
-    let tokens = token(gateway, &metadata, Grant::Code { code, redirect_uri, code_verifier }).await?;
+    let tokens = token(gateway, oidc, &metadata, Grant::Code { code, redirect_uri, code_verifier }).await?;
     let id_token = tokens.id_token.as_deref();
     let id_token =
         id_token.ok_or_else(|| Trouble::refused(Step::TokenEndpoint, &"the token response has no id_token"))?;
-    let claims = verify(gateway, &metadata, id_token, Some(nonce)).await?;
-    finish(gateway, &metadata, claims, tokens).await
+    let claims = verify(gateway, oidc, &metadata, id_token, Some(nonce)).await?;
+    finish(gateway, oidc, &metadata, claims, tokens).await
 }
 
 /// Asks the identity provider whether a session may go on, and as whom (auth contract §6).
-pub(crate) async fn refresh(gateway: &Gateway, refresh_token: &Secret<String>) -> Result<SignedIn, Trouble> {
-    let metadata = metadata(gateway).await.map_err(|error| Trouble::passing(Step::TokenEndpoint, &error))?;
-    let tokens = token(gateway, &metadata, Grant::Refresh { refresh_token }).await?;
+pub(crate) async fn refresh(
+    gateway: &Gateway,
+    oidc: &Oidc,
+    refresh_token: &Secret<String>,
+) -> Result<SignedIn, Trouble> {
+    let metadata = metadata(gateway, oidc).await.map_err(|error| Trouble::passing(Step::TokenEndpoint, &error))?;
+    let tokens = token(gateway, oidc, &metadata, Grant::Refresh { refresh_token }).await?;
     let claims = if let Some(id_token) = tokens.id_token.as_deref() {
-        verify(gateway, &metadata, id_token, None).await?
+        verify(gateway, oidc, &metadata, id_token, None).await?
     } else {
         let userinfo = userinfo(gateway, &metadata, &tokens).await;
         Claims::of_userinfo(userinfo.map_err(|error| Trouble::passing(Step::UserinfoNoIdToken, &error))?)
     };
-    finish(gateway, &metadata, claims, tokens).await
+    finish(gateway, oidc, &metadata, claims, tokens).await
 }
 
 /// Claims → identity, with userinfo where the configuration wants it.
 async fn finish(
     gateway: &Gateway,
+    oidc: &Oidc,
     metadata: &Metadata,
     mut claims: Claims,
     tokens: IdpTokens,
 ) -> Result<SignedIn, Trouble> {
-    let oidc = &gateway.config.oidc;
     gateway.log(Level::Debug, &format!("id_token claims: {}", claims.names().join(", ")));
     if oidc.userinfo_fallback && tokens.id_token.is_some() && claims.have_gaps(oidc) {
         let userinfo = userinfo(gateway, metadata, &tokens).await;
@@ -181,14 +187,20 @@ async fn finish(
         Refusal::MissingUserId(ref claim) if claim != "sub" => Trouble::passing(Step::Claims, &refusal),
         refusal => Trouble::refused(Step::Claims, &refusal),
     })?;
+    let identity = providers::keep_apart(&gateway.config.oidc, oidc, identity)
+        .map_err(|refusal| Trouble::refused(Step::Claims, &refusal))?;
+    if !gateway.config.service_identities.is_empty() && identity.subject.starts_with(SUBJECT_PREFIX) {
+        let cause = format!("subjects that begin with {SUBJECT_PREFIX} are those of service identities");
+        return Err(Trouble::refused(Step::Claims, &cause));
+    }
     Ok(SignedIn { identity, refresh_token: tokens.refresh_token.filter(|token| !token.is_empty()).map(Secret::new) })
 }
 
-async fn token(gateway: &Gateway, metadata: &Metadata, grant: Grant<'_>) -> Result<IdpTokens, Trouble> {
+async fn token(gateway: &Gateway, oidc: &Oidc, metadata: &Metadata, grant: Grant<'_>) -> Result<IdpTokens, Trouble> {
     let mut jti = [0; 16];
     gateway.ports.entropy.fill(&mut jti);
     let now = gateway.ports.clock.now();
-    let request = TokenRequest::new(grant, &gateway.config.oidc, metadata, &hex(&jti), now)
+    let request = TokenRequest::new(grant, oidc, metadata, &hex(&jti), now)
         .map_err(|error| Trouble::passing(Step::TokenEndpoint, &error))?;
     let mut builder = http::Request::builder()
         .method(Method::POST)
@@ -210,13 +222,34 @@ async fn token(gateway: &Gateway, metadata: &Metadata, grant: Grant<'_>) -> Resu
     })
 }
 
+/// Where the keys of `identity`'s issuer are.
+pub(crate) async fn issuer_metadata(gateway: &Gateway, identity: &ServiceIdentity) -> Result<IssuerMetadata, IdpError> {
+    let url = IssuerMetadata::url(identity);
+    let read = |body: &[u8]| IssuerMetadata::parse(body, &identity.issuer).map_err(|error| error.to_string());
+    let document = document(gateway, &url, FRESH, |body| read(body).map(drop)).await?;
+    read(&document.body).map_err(|why| IdpError::Unusable(url, why))
+}
+
+/// Proof that a program's token is of `identity`, or why it is not.
+pub(crate) async fn subject_token(
+    gateway: &Gateway,
+    identity: &ServiceIdentity,
+    token: &str,
+) -> Result<Proven, Unproven<service_identity::Invalid>> {
+    let metadata = issuer_metadata(gateway, identity).await.map_err(|error| Unproven::Passing(error.to_string()))?;
+    with_keys(gateway, &metadata.jwks_uri, &service_identity::Invalid::UnknownKey, |keys| {
+        service_identity::verify(token, keys, identity, gateway.ports.clock.now())
+    })
+    .await
+}
+
 async fn verify(
     gateway: &Gateway,
+    oidc: &Oidc,
     metadata: &Metadata,
     id_token: &str,
     nonce: Option<&str>,
 ) -> Result<Claims, Trouble> {
-    let oidc = &gateway.config.oidc;
     let expected = Expected {
         issuer: &metadata.issuer,
         client_id: &oidc.client_id,
@@ -225,25 +258,51 @@ async fn verify(
         clock_skew: oidc.clock_skew,
         nonce,
     };
+    let claims = with_keys(gateway, &metadata.jwks_uri, &Invalid::UnknownKey, |keys| {
+        id_token::verify(id_token, keys, &expected, gateway.ports.clock.now())
+    });
+    match claims.await {
+        Ok(claims) => Ok(Claims::of_id_token(claims)),
+        Err(Unproven::Final(invalid)) => Err(Trouble::refused(Step::TokenEndpoint, &invalid)),
+        Err(Unproven::Passing(cause)) => Err(Trouble::passing(Step::TokenEndpoint, &cause)),
+    }
+}
+
+/// Why a signed token proves nothing.
+pub(crate) enum Unproven<E> {
+    /// It is wrong, and will be.
+    Final(E),
+    /// Its keys cannot be had now, or may have been published a moment ago.
+    Passing(String),
+}
+
+/// Judges a token with the keys at `jwks_uri`. A key that is not there makes the set be fetched once more, but not more
+/// often than [`KEY_SET_FLOOR`] says: anybody can send a token with a made-up `kid`.
+async fn with_keys<T, E: PartialEq + ToString>(
+    gateway: &Gateway,
+    jwks_uri: &Url,
+    unknown_key: &E,
+    judge: impl Fn(&JwkSet) -> Result<T, E>,
+) -> Result<T, Unproven<E>> {
     let started = gateway.ports.clock.now();
     let mut age = FRESH;
     loop {
         let (keys, fetched_at) =
-            key_set(gateway, metadata, age).await.map_err(|error| Trouble::passing(Step::TokenEndpoint, &error))?;
-        match id_token::verify(id_token, &keys, &expected, gateway.ports.clock.now()) {
-            Ok(claims) => return Ok(Claims::of_id_token(claims)),
-            Err(Invalid::UnknownKey) if age == FRESH => age = KEY_SET_FLOOR,
+            key_set(gateway, jwks_uri, age).await.map_err(|error| Unproven::Passing(error.to_string()))?;
+        match judge(&keys) {
+            Ok(proof) => return Ok(proof),
+            Err(invalid) if invalid == *unknown_key && age == FRESH => age = KEY_SET_FLOOR,
             // The key may have been published after our last look, which was too recent to look again.
-            Err(Invalid::UnknownKey) if fetched_at < started => {
-                return Err(Trouble::passing(Step::TokenEndpoint, &Invalid::UnknownKey));
+            Err(invalid) if invalid == *unknown_key && fetched_at < started => {
+                return Err(Unproven::Passing(invalid.to_string()));
             }
-            Err(invalid) => return Err(Trouble::refused(Step::TokenEndpoint, &invalid)),
+            Err(invalid) => return Err(Unproven::Final(invalid)),
         }
     }
 }
 
-async fn key_set(gateway: &Gateway, metadata: &Metadata, age: Duration) -> Result<(JwkSet, Timestamp), IdpError> {
-    let url = metadata.jwks_uri.as_str();
+async fn key_set(gateway: &Gateway, jwks_uri: &Url, age: Duration) -> Result<(JwkSet, Timestamp), IdpError> {
+    let url = jwks_uri.as_str();
     let document = document(gateway, url, age, |body| JwkSet::parse(body).map(drop).map_err(|e| e.to_string())).await?;
     let keys = JwkSet::parse(&document.body);
     let keys = keys.map_err(|error| IdpError::Unusable(url.to_owned(), error.to_string()))?;
@@ -291,7 +350,7 @@ async fn directory_groups(gateway: &Gateway, settings: &GoogleGroups, email: &st
 /// The access token for the directory, kept while it is good for another minute.
 async fn directory_token(gateway: &Gateway, settings: &GoogleGroups) -> Result<Secret<String>, String> {
     let now = gateway.ports.clock.now();
-    let known = gateway.cache.directory_token.borrow().clone();
+    let known = gateway.cache.directory_tokens.borrow().get(&settings.service_account_json_path).cloned();
     if let Some((token, ends_at)) = known
         && ends_at.since(now) > Duration::from_mins(1)
     {
@@ -307,7 +366,8 @@ async fn directory_token(gateway: &Gateway, settings: &GoogleGroups) -> Result<S
         .body(Bytes::from(form));
     let (status, body) = send(gateway, account.token_uri(), outbound).await.map_err(|error| error.to_string())?;
     let AccessToken { token, lifetime } = AccessToken::parse(status, &body).map_err(|error| error.to_string())?;
-    gateway.cache.directory_token.replace(Some((token.clone(), now.plus(lifetime))));
+    let kept = (token.clone(), now.plus(lifetime));
+    gateway.cache.directory_tokens.borrow_mut().insert(settings.service_account_json_path.clone(), kept);
     Ok(token)
 }
 

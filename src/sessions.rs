@@ -122,7 +122,6 @@ impl Gateway {
     }
 
     /// Opens a session of `identity` that is not refreshed: one token, good for `ttl`. `means` says how it came about.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for grants that need no person, which are being added"))]
     pub(crate) async fn open_session(
         &self,
         context: &Context,

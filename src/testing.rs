@@ -13,13 +13,18 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use url::Url;
 
-use crate::config::{self, ClaimPath, Config, Oidc, RateLimit, Secret, SigningAlg};
+use crate::config::{self, ClaimPath, Config, Oidc, RateLimit, Secret, ServiceIdentity, SigningAlg};
 use crate::domain::ids::Timestamp;
 use crate::ports::{Clock, Db, DbError, Dialect, Entropy, KeyValue, KeyValueError, Log, Row, Tasks, Value};
 
 /// An identity provider at `https://idp.example.test` with every default.
 pub(crate) fn oidc() -> Oidc {
     Oidc {
+        name: None,
+        label: None,
+        email_domains: Vec::new(),
+        keep_subjects: false,
+        groups_prefix: String::new(),
         issuer: Url::parse("https://idp.example.test").expect("a URL"),
         client_id: "gateway".to_owned(),
         client_secret: Some(Secret::new("client secret/&".to_owned())),
@@ -46,6 +51,26 @@ pub(crate) fn oidc() -> Oidc {
     }
 }
 
+/// The issuer of jobs' tokens in the test world.
+pub(crate) const CI_ISSUER: &str = "https://idp.example.test/ci";
+
+/// The second identity provider of the test world; it describes the same people as the first.
+pub(crate) const PARTNERS_ISSUER: &str = "https://idp.example.test/partners";
+
+/// A program whose issuer is at `https://ci.example.test`.
+pub(crate) fn service_identity() -> ServiceIdentity {
+    ServiceIdentity {
+        name: "release".to_owned(),
+        issuer: Url::parse("https://ci.example.test").expect("a URL"),
+        discovery_url: None,
+        audience: "https://gw.example.test".to_owned(),
+        claims: vec![(ClaimPath("repository".to_owned()), vec!["acme/*".to_owned()])],
+        groups: vec!["ci".to_owned()],
+        ttl: Duration::from_hours(1),
+        clock_skew: Duration::ZERO,
+    }
+}
+
 /// A gateway at `https://gw.example.test` with every default and one signing secret.
 pub(crate) fn config() -> Config {
     Config {
@@ -56,7 +81,8 @@ pub(crate) fn config() -> Config {
             tls: None,
             trusted_proxies: Vec::new(),
         },
-        oidc: oidc(),
+        oidc: vec![oidc()],
+        service_identities: Vec::new(),
         session: config::Session { jwt_secrets: vec![Secret::new("one".to_owned())], ttl: Duration::from_hours(1) },
         store: config::Store { postgres_url: None, max_connections: 5, connect_timeout: Duration::from_secs(5) },
         upstreams: Vec::new(),
@@ -505,24 +531,21 @@ impl FakeIdp {
         ed25519_dalek::SigningKey::from_bytes(&[self.key.get(); 32])
     }
 
-    fn id_token(&self, nonce: Option<&str>) -> String {
+    /// A job's token with these claims, and what else it needs.
+    pub(crate) fn job_token(&self, claims: serde_json::Value) -> String {
+        let now = self.clock.get().as_secs();
+        let mut all = serde_json::json!({
+            "iss": CI_ISSUER, "aud": "https://gw.example.test", "sub": "repo:acme/app", "iat": now, "exp": now + 300,
+            "repository": "acme/app",
+        });
+        let serde_json::Value::Object(claims) = claims else { panic!("claims are an object") };
+        all.as_object_mut().expect("an object").extend(claims);
+        self.sign(&all)
+    }
+
+    fn sign(&self, claims: &serde_json::Value) -> String {
         use ed25519_dalek::Signer;
 
-        let mut claims = self.claims.borrow().clone();
-        let now = self.clock.get().as_secs();
-        for (name, value) in [
-            ("iss", "https://idp.example.test".into()),
-            ("aud", "gateway".into()),
-            ("iat", now.into()),
-            ("exp", (now + 300).into()),
-        ] {
-            if claims.get(name).is_none() {
-                claims[name] = value;
-            }
-        }
-        if let Some(nonce) = nonce {
-            claims["nonce"] = nonce.into();
-        }
         let header = format!(r#"{{"alg":"EdDSA","kid":"k{}"}}"#, self.key.get());
         let key = self.signing_key();
         crate::wire::jwt::compact(header.as_bytes(), claims.to_string().as_bytes(), |input| {
@@ -530,13 +553,35 @@ impl FakeIdp {
         })
     }
 
+    fn id_token(&self, base: &str, nonce: Option<&str>) -> String {
+        let mut claims = self.claims.borrow().clone();
+        let now = self.clock.get().as_secs();
+        for (name, value) in
+            [("iss", base.into()), ("aud", "gateway".into()), ("iat", now.into()), ("exp", (now + 300).into())]
+        {
+            if claims.get(name).is_none() {
+                claims[name] = value;
+            }
+        }
+        if let Some(nonce) = nonce {
+            claims["nonce"] = nonce.into();
+        }
+        self.sign(&claims)
+    }
+
     fn answer(&self, path: &str, body: &str) -> (u16, String) {
         use base64::Engine;
         use base64::engine::general_purpose::URL_SAFE_NO_PAD;
         use serde_json::json;
 
-        let base = "https://idp.example.test";
+        let (base, path) = match path.strip_prefix("/partners") {
+            Some(rest) => (PARTNERS_ISSUER, rest),
+            None => ("https://idp.example.test", path),
+        };
         match path {
+            "/ci/.well-known/openid-configuration" => {
+                (200, json!({"issuer": CI_ISSUER, "jwks_uri": format!("{CI_ISSUER}/jwks")}).to_string())
+            }
             "/.well-known/openid-configuration" => (
                 200,
                 json!({
@@ -546,7 +591,7 @@ impl FakeIdp {
                 })
                 .to_string(),
             ),
-            "/jwks" => {
+            "/jwks" | "/ci/jwks" => {
                 let x = URL_SAFE_NO_PAD.encode(self.signing_key().verifying_key().as_bytes());
                 let kid = format!("k{}", self.key.get());
                 (200, json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x}]}).to_string())
@@ -567,9 +612,9 @@ impl FakeIdp {
                 let is_refresh = body.contains("grant_type=refresh_token");
                 let mut tokens = json!({"access_token": "idp-access", "token_type": "Bearer"});
                 if !is_refresh {
-                    tokens["id_token"] = self.id_token(Some(&self.nonce.borrow())).into();
+                    tokens["id_token"] = self.id_token(base, Some(&self.nonce.borrow())).into();
                 } else if !self.is_thin.get() {
-                    tokens["id_token"] = self.id_token(None).into();
+                    tokens["id_token"] = self.id_token(base, None).into();
                 }
                 if self.refreshes.get() {
                     tokens["refresh_token"] = format!("idp-refresh-{}", self.count("/token")).into();
@@ -645,7 +690,9 @@ pub(crate) struct World {
 impl World {
     /// A gateway of `config`, whose identity provider signs with Ed25519.
     pub(crate) fn of(mut config: Config) -> Self {
-        config.oidc.id_token_signed_response_alg = SigningAlg::EdDsa;
+        for provider in &mut config.oidc {
+            provider.id_token_signed_response_alg = SigningAlg::EdDsa;
+        }
         let clock = Rc::new(Cell::new(Timestamp::from_secs(1_900_000_000)));
         let (idp, log, key_value, tasks) =
             (FakeIdp::new(Rc::clone(&clock)), KeptLog::default(), MemoryKeyValue::default(), QueuedTasks::default());

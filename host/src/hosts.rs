@@ -126,11 +126,19 @@ impl Reach {
     /// issuer and discovery document, collectors. What the discovery document names is known only later.
     pub(crate) fn of(config: &Config) -> Self {
         let mut reach = Self::default();
-        reach.add_url(&config.oidc.issuer);
-        if let Some(discovery) = &config.oidc.discovery_url {
-            reach.add_url(discovery);
+        for provider in &config.oidc {
+            reach.add_url(&provider.issuer);
+            if let Some(discovery) = &provider.discovery_url {
+                reach.add_url(discovery);
+            }
         }
-        if config.oidc.google_groups.is_some() {
+        for identity in &config.service_identities {
+            reach.add_url(&identity.issuer);
+            if let Some(discovery) = &identity.discovery_url {
+                reach.add_url(discovery);
+            }
+        }
+        if config.oidc.iter().any(|provider| provider.google_groups.is_some()) {
             reach.add("https://oauth2.googleapis.com");
             reach.add("https://admin.googleapis.com");
             reach.add("https://cloudidentity.googleapis.com");

@@ -241,7 +241,7 @@ fn credential_files(config: &Config) -> Vec<PathBuf> {
             files.push(path.into());
         }
     }
-    if let Some(google) = &config.oidc.google_groups {
+    for google in config.oidc.iter().filter_map(|provider| provider.google_groups.as_ref()) {
         files.push(google.service_account_json_path.clone().into());
     }
     files.extend(environment::CREDENTIAL_FILES.into_iter().filter_map(environment::find).map(PathBuf::from));

@@ -21,7 +21,12 @@ const ENTRA: [&str; 2] = ["https://login.microsoftonline.com", "http://169.254.1
 /// to spread them over several hosts, those hosts are included; otherwise they are taken to be the issuer's.
 pub fn destinations(config: &Config) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    identity_provider(&config.oidc, &mut found);
+    for provider in &config.oidc {
+        identity_provider(provider, &mut found);
+    }
+    for identity in &config.service_identities {
+        issuer(&identity.issuer, identity.discovery_url.as_ref(), &mut found);
+    }
     for upstream in &config.upstreams {
         found.insert(upstream_origin(upstream));
         credentials(&upstream.provider, &mut found);
@@ -48,14 +53,11 @@ fn origin_of(url: &str) -> Option<String> {
 }
 
 fn identity_provider(oidc: &Oidc, found: &mut BTreeSet<String>) {
-    found.insert(origin(&oidc.issuer));
-    found.extend(oidc.discovery_url.as_ref().map(origin));
+    issuer(&oidc.issuer, oidc.discovery_url.as_ref(), found);
     let mut add = |origins: &[&str]| found.extend(origins.iter().map(|origin| (*origin).to_owned()));
     let host = oidc.issuer.host_str().unwrap_or_default();
     match host {
-        "accounts.google.com" => {
-            add(&[GOOGLE_TOKENS, "https://openidconnect.googleapis.com", "https://www.googleapis.com"]);
-        }
+        "accounts.google.com" => add(&[GOOGLE_TOKENS, "https://openidconnect.googleapis.com"]),
         "login.microsoftonline.com" => add(&["https://graph.microsoft.com"]),
         _ => {}
     }
@@ -65,6 +67,15 @@ fn identity_provider(oidc: &Oidc, found: &mut BTreeSet<String>) {
     let cognito_region = host.strip_prefix("cognito-idp.").and_then(|host| host.strip_suffix(".amazonaws.com"));
     if let Some(region) = cognito_region {
         found.insert(format!("https://*.auth.{region}.amazoncognito.com"));
+    }
+}
+
+/// An issuer's discovery document and keys.
+fn issuer(issuer: &Url, discovery_url: Option<&Url>, found: &mut BTreeSet<String>) {
+    found.insert(origin(issuer));
+    found.extend(discovery_url.map(origin));
+    if issuer.host_str() == Some("accounts.google.com") {
+        found.insert("https://www.googleapis.com".to_owned());
     }
 }
 

@@ -1,12 +1,15 @@
 //! The document as a whole: its sections, and the rules that cross them.
 
 use super::decode::{Keys, describe, section};
-use super::kind::{list, non_empty_list, switch, text_between};
+use super::kind::{list, non_empty_list, one_or_list, switch, text_between};
 use super::report::Report;
 use super::shape::Shape;
 use super::yaml::Node;
-use super::{Config, Model, Policy, PriceOverride, Pricing, Upstream};
-use super::{admin, catalog, cri, http, listen, managed, models, oidc, pricing, session, store, telemetry, upstreams};
+use super::{Config, Model, Oidc, Policy, PriceOverride, Pricing, Upstream};
+use super::{
+    admin, catalog, cri, http, listen, managed, models, oidc, pricing, service_identities, session, store, telemetry,
+    upstreams,
+};
 
 /// Decodes the whole document. Its `sha256` is not filled in.
 pub(super) fn gateway(root: &Node, report: &mut Report<'_>) -> Option<Config> {
@@ -20,7 +23,22 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         section(listen::listen),
         "Where clients reach the gateway, and who stands in front of it.",
     );
-    let oidc = keys.required("oidc", section(oidc::oidc), "The identity provider with which people sign in.");
+    let oidc = keys.required(
+        "oidc",
+        one_or_list(section(oidc::oidc)),
+        "The identity provider with which people sign in; or a list of several, each with a `name`. With several, the \
+         sign-in page asks for the work e-mail address or offers them by name, and subjects begin with the provider's name \
+         and a colon.",
+    );
+    let oidc = oidc.map(|given| oidc::together(given, keys.report));
+    let service_identities = keys.or(
+        "service_identities",
+        list(section(service_identities::service_identity)),
+        "[]",
+        "Programs that sign in without a person, such as jobs of GitHub Actions, GitLab or Kubernetes: each exchanges the \
+         token that its own issuer gives it for a session token (RFC 8693 at `/oauth/token`), so that no secret is stored \
+         anywhere. The first entry that fits a token counts.",
+    );
     let session = keys.or("session", section(session::session), "{}", "Session tokens.");
     let store = keys.or("store", section(store::store), "{}", "The SQL database.");
     let upstreams = keys.required(
@@ -90,6 +108,9 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
             price_rows(pricing, upstreams, keys.report);
         }
     }
+    if let Some(identities) = &service_identities {
+        service_identities::reachable(identities, keys.report);
+    }
     if enforcement.as_ref().is_some_and(|enforcement| enforcement.fail_closed_on_error) && !keys.has("admin") {
         let message = "needs an `admin` section: without one nothing is limited";
         keys.report.fault_at("enforcement.fail_closed_on_error", message);
@@ -102,7 +123,7 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         keys.fault("pricing", "needs an `admin` section or a managed policy: without them it has no effect");
     }
     if let (Some(oidc), Some(policies)) = (&oidc, policies) {
-        reachable_domains(policies, &oidc.allowed_email_domains, keys.report);
+        reachable_domains(policies, oidc, keys.report);
     }
     if let (Some(listen), Some(telemetry)) = (&listen, &telemetry)
         && listen.public_url.is_none()
@@ -115,6 +136,7 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
     let config = Config {
         listen: listen?,
         oidc: oidc?,
+        service_identities: service_identities?,
         session: session?,
         store: store?,
         upstreams: upstreams?,
@@ -180,11 +202,14 @@ fn price_rows(pricing: &Pricing, upstreams: &[Upstream], report: &mut Report<'_>
 }
 
 /// Policies for domains whose people cannot sign in.
-fn reachable_domains(policies: &[Policy], allowed: &[String], report: &mut Report<'_>) {
+fn reachable_domains(policies: &[Policy], providers: &[Oidc], report: &mut Report<'_>) {
+    if providers.iter().any(|provider| provider.allowed_email_domains.is_empty()) {
+        return;
+    }
+    let allowed: Vec<_> = providers.iter().flat_map(|provider| &provider.allowed_email_domains).collect();
     for (index, policy) in policies.iter().enumerate() {
         if let Some(domain) = &policy.email_domain
-            && !allowed.is_empty()
-            && !allowed.contains(domain)
+            && !allowed.contains(&domain)
         {
             let path = format!("managed.policies[{index}].match.email_domain");
             report

@@ -320,6 +320,24 @@ pub(super) fn one_or_many<T: 'static>(kind: Kind<T>) -> Kind<Vec<T>> {
     Kind::new(move || Shape::OneOrMany(Box::new(describe())), read)
 }
 
+/// One value, or a list with at least one of them; says which it was. The one keeps its path.
+pub(super) fn one_or_list<T: 'static>(kind: Kind<T>) -> Kind<OneOrList<T>> {
+    let Kind { describe, read: one } = &kind;
+    let (describe, one) = (Rc::clone(describe), Rc::clone(one));
+    let list = non_empty_list(kind);
+    let read = move |at: At<'_>, report: &mut Report<'_>| match at.node.value {
+        Value::List(_) => (list.read)(at, report).map(OneOrList::List),
+        _ => one(at, report).map(OneOrList::One),
+    };
+    Kind::new(move || Shape::OneOrMany(Box::new(describe())), read)
+}
+
+/// What [`one_or_list`] reads.
+pub(super) enum OneOrList<T> {
+    One(T),
+    List(Vec<T>),
+}
+
 /// A mapping whose keys the operator chooses, in file order; `name` judges each of them.
 pub(super) fn map<T: 'static>(name: fn(&str) -> Result<(), String>, kind: Kind<T>) -> Kind<Vec<(String, T)>> {
     let describe = Rc::clone(&kind.describe);

@@ -23,6 +23,7 @@ mod reference;
 mod report;
 mod schema;
 mod secret;
+mod service_identities;
 mod session;
 mod settings;
 mod shape;
@@ -104,8 +105,10 @@ pub fn parse(text: &str, sources: &Sources<'_>) -> Result<Loaded, Vec<Fault>> {
 pub struct Config {
     /// Where clients reach the gateway, and who stands in front of it.
     pub listen: Listen,
-    /// The identity provider.
-    pub oidc: Oidc,
+    /// The identity providers, nearly always one. Never empty.
+    pub oidc: Vec<Oidc>,
+    /// Programs that sign in with a token of their own issuer, in the order in which they are tried.
+    pub service_identities: Vec<ServiceIdentity>,
     /// Session tokens.
     pub session: Session,
     /// The SQL database.
@@ -164,9 +167,20 @@ pub struct Tls {
     pub key: String,
 }
 
-/// Section `oidc`.
+/// Section `oidc`, or one entry of it.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the configuration")]
 pub struct Oidc {
+    /// Its name; every entry of a list has one of its own.
+    pub name: Option<String>,
+    /// What the sign-in page calls it.
+    pub label: Option<String>,
+    /// Lower-case domains of the addresses that it signs in; empty means that it is offered by name.
+    pub email_domains: Vec<String>,
+    /// Whether its subjects stay as they are among several providers. At most one entry has it.
+    pub keep_subjects: bool,
+    /// What its groups begin with from then on.
+    pub groups_prefix: String,
     /// The issuer as written, without judgement about a trailing slash.
     pub issuer: Url,
     /// OAuth client id.
@@ -262,6 +276,27 @@ pub struct GoogleGroups {
     pub service_account_json_path: String,
     /// Administrator to impersonate.
     pub admin_email: String,
+}
+
+/// One entry of `service_identities`.
+#[derive(Debug, Clone)]
+pub struct ServiceIdentity {
+    /// Its name; the subject is `service:<name>`.
+    pub name: String,
+    /// Whose tokens count.
+    pub issuer: Url,
+    /// Discovery document, when it is not below the issuer.
+    pub discovery_url: Option<Url>,
+    /// What `aud` must be or contain.
+    pub audience: String,
+    /// Claims and the patterns of which one must fit, in file order. Never empty, nor is any list of patterns.
+    pub claims: Vec<(ClaimPath, Vec<String>)>,
+    /// Groups of the identity.
+    pub groups: Vec<String>,
+    /// Life of its session tokens; at most an hour.
+    pub ttl: Duration,
+    /// Tolerance on `exp` and `nbf` of its tokens.
+    pub clock_skew: Duration,
 }
 
 /// Section `session`.

@@ -6,7 +6,10 @@ use url::Url;
 
 use super::address::outbound_url;
 use super::decode::{Keys, section};
-use super::kind::{Kind, choice, formed, list, map, non_empty, one_or_many, secret, switch, text, whole};
+use super::kind::{
+    Kind, OneOrList, choice, formed, list, map, non_empty, one_or_many, secret, switch, text, text_between, whole,
+};
+use super::report::Report;
 use super::{ClaimPath, ClientAssertion, GoogleGroups, Oidc, SigningAlg, TokenEndpointAuthMethod};
 
 /// Parameters of the authorization request that the gateway sets itself.
@@ -24,6 +27,36 @@ const OWN_AUTH_PARAMS: [&str; 9] = [
 
 #[expect(clippy::too_many_lines, reason = "a table of keys, one after the other")]
 pub(super) fn oidc(keys: &mut Keys<'_, '_>) -> Option<Oidc> {
+    let name = keys.optional(
+        "name",
+        provider_name(),
+        "Name of the provider in a list of several: what its subjects begin with. Lower-case letters, digits and hyphens; \
+         it must not change.",
+    );
+    let label = keys.optional(
+        "label",
+        text_between(1, 60),
+        "What the sign-in page calls the provider among several. Without it, `name`.",
+    );
+    let matches = keys.optional(
+        "match",
+        section(provider_match),
+        "Whom the provider signs in, among several. Providers without it are offered by name.",
+    );
+    let keep_subjects = keys.or(
+        "keep_subjects",
+        switch(),
+        "false",
+        "Among several providers, leaves this one's subjects without its name, as they were when it was the only one: spend \
+         limits and reports go on. At most one may have it.",
+    );
+    let groups_prefix = keys.or(
+        "groups_prefix",
+        text(),
+        "\"\"",
+        "Put before every group of this provider's people, for example `partners/`, so that groups of the same name at two \
+         providers do not mean the same in policies. `allowed_groups` has them without.",
+    );
     let issuer = keys.required(
         "issuer",
         outbound_url(),
@@ -190,6 +223,11 @@ pub(super) fn oidc(keys: &mut Keys<'_, '_>) -> Option<Oidc> {
     }
 
     Some(Oidc {
+        name,
+        label,
+        email_domains: matches.unwrap_or_default(),
+        keep_subjects: keep_subjects?,
+        groups_prefix: groups_prefix?,
         issuer: issuer?,
         client_id: client_id?,
         client_secret,
@@ -214,6 +252,73 @@ pub(super) fn oidc(keys: &mut Keys<'_, '_>) -> Option<Oidc> {
         google_groups,
         use_proxy,
     })
+}
+
+/// All providers, and the rules between them.
+pub(super) fn together(given: OneOrList<Oidc>, report: &mut Report<'_>) -> Vec<Oidc> {
+    let providers = match given {
+        OneOrList::One(provider) => {
+            let keys = [
+                ("match", !provider.email_domains.is_empty()),
+                ("label", provider.label.is_some()),
+                ("keep_subjects", provider.keep_subjects),
+            ];
+            for (key, _) in keys.into_iter().filter(|(_, is_written)| *is_written) {
+                report.warn_at(&format!("oidc.{key}"), "has no effect with one provider");
+            }
+            return vec![provider];
+        }
+        OneOrList::List(providers) => providers,
+    };
+    for (index, provider) in providers.iter().enumerate() {
+        let earlier = || providers[..index].iter();
+        match &provider.name {
+            None => report
+                .fault_at(&format!("oidc[{index}]"), "the key `name` is missing; every provider of a list needs one"),
+            Some(name) if earlier().any(|earlier| earlier.name.as_ref() == Some(name)) => {
+                report.fault_at(&format!("oidc[{index}].name"), format!("another provider has the name `{name}` too"));
+            }
+            Some(_) => {}
+        }
+        for domain in &provider.email_domains {
+            if earlier().any(|earlier| earlier.email_domains.contains(domain)) {
+                let message = format!("another provider signs in {domain} too");
+                report.fault_at(&format!("oidc[{index}].match.email_domain"), message);
+            }
+        }
+        if provider.keep_subjects && earlier().any(|earlier| earlier.keep_subjects) {
+            let message = "another provider keeps its subjects too; two of them could collide";
+            report.fault_at(&format!("oidc[{index}].keep_subjects"), message);
+        }
+    }
+    providers
+}
+
+fn provider_match(keys: &mut Keys<'_, '_>) -> Option<Vec<String>> {
+    keys.required(
+        "email_domain",
+        one_or_many(formed("an e-mail domain")).check(|given| match_domains(&given)),
+        "Domain of the e-mail addresses that the provider signs in, or a list. Nobody else's address may be in it: a person \
+         whom another provider describes with such an address is refused.",
+    )
+}
+
+fn match_domains(given: &[String]) -> Result<Vec<String>, String> {
+    let domains = email_domains(given)?;
+    match domains.iter().find(|domain| domain.contains('@') || domain.contains(|c: char| c.is_whitespace() || c == ','))
+    {
+        Some(domain) => Err(format!("{domain} is not an e-mail domain such as example.com")),
+        None => Ok(domains),
+    }
+}
+
+fn provider_name() -> Kind<String> {
+    let is_name = |name: &String| {
+        name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    formed("a name")
+        .such_that(is_name, "must be 1 to 32 lower-case letters, digits and hyphens")
+        .such_that(|name| name != "service", "`service` is what subjects of service identities begin with")
 }
 
 fn client_assertion(keys: &mut Keys<'_, '_>) -> Option<ClientAssertion> {

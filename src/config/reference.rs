@@ -87,7 +87,7 @@ fn row(text: &mut String, path: &str, field: &Field) {
 fn inner(shape: &Shape) -> Option<&Shape> {
     match shape {
         Shape::Section(_) | Shape::Tagged { .. } => Some(shape),
-        Shape::List { item, .. } => inner(item),
+        Shape::List { item, .. } | Shape::OneOrMany(item) => inner(item),
         _ => None,
     }
 }

@@ -105,21 +105,21 @@ fn runtime_config(text: &str, config: &Config, allowed: &BTreeSet<String>) -> St
     let link_local = ["169.254.0.0/16", "fe80::/10"].into_iter().filter(|_| !allowed.iter().any(is_metadata));
     let blocked: Vec<_> = link_local.chain(METADATA_NETWORKS).map(quoted).collect();
     line(&mut out, &format!("\n[outbound_networking]\nblock_networks = [{}]", blocked.join(", ")));
-    if config.oidc.ca_cert_pem.is_some() {
-        let hosts: BTreeSet<_> = std::iter::once(&config.oidc.issuer)
-            .chain(&config.oidc.discovery_url)
+    for (index, provider) in config.oidc.iter().enumerate().filter(|(_, provider)| provider.ca_cert_pem.is_some()) {
+        let hosts: BTreeSet<_> = std::iter::once(&provider.issuer)
+            .chain(&provider.discovery_url)
             .filter_map(|url| url.host_str())
             .map(quoted)
             .collect();
         line(&mut out, &format!("\n[[client_tls]]\ncomponent_ids = [\"{NAME}\"]"));
         line(&mut out, &format!("hosts = [{}]", hosts.into_iter().collect::<Vec<_>>().join(", ")));
         line(&mut out, "ca_use_platform_roots = true");
-        match ca_file(text) {
-            Some(path) => line(&mut out, &format!("ca_roots_file = {}", quoted(&path))),
-            None => {
-                out.push_str("# Save the text of oidc.ca_cert_pem as this file.\nca_roots_file = \"oidc-ca.pem\"\n");
-            }
-        }
+        let named = || provider.name.as_ref().map_or_else(String::new, |name| format!("-{name}"));
+        let file = ca_file(text, index).unwrap_or_else(|| {
+            line(&mut out, "# Save the text of oidc.ca_cert_pem as this file.");
+            format!("oidc-ca{}.pem", named())
+        });
+        line(&mut out, &format!("ca_roots_file = {}", quoted(&file)));
     }
     out.push_str(CLIENT_TLS_HINT);
     out
@@ -164,7 +164,8 @@ fn files(text: &str, config: &Config) -> BTreeSet<String> {
         }
     }
     found.extend(config.telemetry.forward_to.iter().filter_map(|collector| google(collector.google.as_ref()?)));
-    found.extend(config.oidc.google_groups.as_ref().map(|groups| groups.service_account_json_path.clone()));
+    let google_groups = config.oidc.iter().filter_map(|provider| provider.google_groups.as_ref());
+    found.extend(google_groups.map(|groups| groups.service_account_json_path.clone()));
     found.extend(settings_file(text));
     found
 }
@@ -184,8 +185,9 @@ fn file_reference(text: &str) -> Option<String> {
     path.starts_with('/').then(|| path.to_owned())
 }
 
-fn ca_file(text: &str) -> Option<String> {
-    file_reference(&written(text, &["oidc", "ca_cert_pem"])?)
+/// Where the provider's `ca_cert_pem` is read from.
+fn ca_file(text: &str, provider: usize) -> Option<String> {
+    file_reference(&written(text, &["oidc", &provider.to_string(), "ca_cert_pem"])?)
 }
 
 /// `managed.settings`, where it is not a reference itself.
@@ -193,12 +195,16 @@ fn settings_file(text: &str) -> Option<String> {
     written(text, &["managed", "settings"]).filter(|path| !path.contains("${"))
 }
 
-/// The text that is written under `keys`.
+/// The text that is written under `keys`. A key that is a number chooses from a list; what is no list is one's first.
 fn written(text: &str, keys: &[&str]) -> Option<String> {
     let mut node = yaml::read(text).ok()?.root;
     for key in keys {
-        let Value::Mapping(entries) = node.value else { return None };
-        node = entries.into_iter().find(|entry| entry.key == *key)?.node;
+        node = match (node.value, key.parse::<usize>()) {
+            (Value::List(items), Ok(index)) => items.into_iter().nth(index)?,
+            (value, Ok(0)) => Node { value, ..node },
+            (Value::Mapping(entries), Err(_)) => entries.into_iter().find(|entry| entry.key == *key)?.node,
+            _ => return None,
+        };
     }
     match node.value {
         Value::Text(text) => Some(text),

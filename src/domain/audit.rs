@@ -48,7 +48,7 @@ pub enum AuditEvent<'a> {
     },
     /// `device.verify`: a person posted a code.
     DeviceVerify {
-        /// `redirect`, `unknown_code`, `csrf_rejected`, `rate_limited`, or `idp_unavailable`.
+        /// `redirect`, `unknown_code`, `unknown_provider`, `csrf_rejected`, `rate_limited`, or `idp_unavailable`.
         result: &'static str,
         /// The browser's address.
         client_ip: IpAddr,
@@ -93,6 +93,8 @@ pub enum AuditEvent<'a> {
     KeyRotate(KeyChanged<'a>),
     /// `key.revoke`: a signing key is gone, and with it the sessions that it signed.
     KeyRevoke(KeyChanged<'a>),
+    /// `service.mint`: a program exchanged its token for a session token, or could not.
+    ServiceMint(ServiceOutcome<'a>),
     /// `inference`: one request to a model.
     Inference {
         /// Whose.
@@ -323,18 +325,12 @@ pub struct SessionOutcome<'a> {
 impl<'a> SessionOutcome<'a> {
     /// It went well, for so long.
     pub fn success(sub: &'a str, email: Option<&'a str>, client_ip: IpAddr, ttl: Duration) -> Self {
-        let secs = ttl.as_secs();
-        let hours = if secs.is_multiple_of(3600) {
-            Some((secs / 3600).into())
-        } else {
-            serde_json::Number::from_f64(ttl.as_secs_f64() / 3600.0)
-        };
         Self {
             result: "success",
             sub: Some(sub),
             email,
             client_ip,
-            ttl_hours: hours,
+            ttl_hours: hours(ttl),
             step: None,
             answer: None,
             err: None,
@@ -362,6 +358,43 @@ impl<'a> SessionOutcome<'a> {
     }
 }
 
+/// How the exchange of a program's token went (RFC 8693).
+#[derive(Debug, Serialize)]
+pub struct ServiceOutcome<'a> {
+    /// `success` or `fail`.
+    pub result: &'static str,
+    /// `service:<name>`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sub: Option<&'a str>,
+    /// The token's issuer, as configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<&'a str>,
+    /// The token's own `sub`: which job it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<&'a str>,
+    /// The program's address.
+    pub client_ip: IpAddr,
+    /// Life of the session token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_hours: Option<serde_json::Number>,
+    /// The OAuth error that was answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<&'static str>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub err: Option<&'a str>,
+}
+
+/// A life in hours, as the audit trail spells it: whole where it is.
+pub fn hours(ttl: Duration) -> Option<serde_json::Number> {
+    let secs = ttl.as_secs();
+    if secs.is_multiple_of(3600) {
+        Some((secs / 3600).into())
+    } else {
+        serde_json::Number::from_f64(ttl.as_secs_f64() / 3600.0)
+    }
+}
+
 impl AuditEvent<'_> {
     /// The event's name.
     pub const fn name(&self) -> &'static str {
@@ -382,6 +415,7 @@ impl AuditEvent<'_> {
             Self::SessionReuse(_) => "session.reuse",
             Self::KeyRotate(_) => "key.rotate",
             Self::KeyRevoke(_) => "key.revoke",
+            Self::ServiceMint(_) => "service.mint",
             Self::Inference { .. } => "inference",
             Self::SpendMetered { .. } => "spend.metered",
             Self::SpendBlocked { .. } => "spend.blocked",

@@ -121,6 +121,9 @@ pub struct Tokens {
     pub access_token: String,
     /// What the identity provider issued to refresh with, if it did.
     pub idp_token: Option<String>,
+    /// Which provider issued it, by its name among several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
     /// The session that begins when they are fetched.
     pub session_id: String,
     /// Whose.
@@ -212,6 +215,7 @@ mod tests {
         Tokens {
             access_token: "a".to_owned(),
             idp_token: Some("b".to_owned()),
+            provider: None,
             session_id: "s-1".to_owned(),
             subject: "alice".to_owned(),
             email: Some("alice@example.com".to_owned()),

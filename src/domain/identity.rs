@@ -49,6 +49,12 @@ pub enum Refusal {
     /// The address is of another domain.
     #[error("email domain not allowed")]
     EmailDomain,
+    /// Another provider signs in addresses of this domain.
+    #[error("the email domain is that of another identity provider")]
+    ForeignDomain,
+    /// The subject looks like that of another provider, or of a program.
+    #[error("the subject begins like those of another identity provider")]
+    ForeignSubject,
     /// The person is in none of the allowed groups.
     #[error("user is not a member of an allowed group")]
     Group,
@@ -129,8 +135,8 @@ impl Claims {
     }
 }
 
-/// The value at `path`: a flat key, or an RFC 6901 pointer when it starts with `/`.
-fn find<'a>(claims: &'a Json, path: &ClaimPath) -> Option<&'a Value> {
+/// The value of a claim: a flat key, or an RFC 6901 pointer when it starts with `/`.
+pub fn find<'a>(claims: &'a Json, path: &ClaimPath) -> Option<&'a Value> {
     let Some(pointer) = path.0.strip_prefix('/') else { return claims.get(&path.0) };
     let mut tokens = pointer.split('/').map(|token| token.replace("~1", "/").replace("~0", "~"));
     let first = claims.get(&tokens.next()?)?;

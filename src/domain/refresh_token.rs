@@ -30,6 +30,8 @@ pub struct RefreshToken {
     /// Whether the store has a row of the session, or had one. A session without one gets it at its next refresh: it
     /// began before there were any, or while the store was failing.
     pub is_known: bool,
+    /// Which provider issued it, by its name among several.
+    pub provider: Option<String>,
     /// What the identity provider issued.
     pub idp_token: Secret<String>,
 }
@@ -39,6 +41,8 @@ struct Content {
     sid: String,
     #[serde(rename = "gen")]
     generation: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    provider: Option<String>,
     idp: String,
 }
 
@@ -46,8 +50,12 @@ impl RefreshToken {
     /// The text that the client gets.
     pub fn seal(self, keys: &Keys, nonce: [u8; NONCE_BYTES]) -> String {
         let form = if self.is_known { KNOWN } else { UNKNOWN };
-        let content =
-            Content { sid: self.session_id, generation: self.generation, idp: self.idp_token.reveal().clone() };
+        let content = Content {
+            sid: self.session_id,
+            generation: self.generation,
+            provider: self.provider,
+            idp: self.idp_token.reveal().clone(),
+        };
         let content = serde_json::to_vec(&content).expect("strings and a number");
         format!("{}{}", form.prefix, keys.seal(form.purpose, &content, nonce))
     }
@@ -67,6 +75,7 @@ impl RefreshToken {
             session_id: content.sid,
             generation: content.generation,
             is_known: form.is_known,
+            provider: content.provider,
             idp_token: Secret::new(content.idp),
         })
     }
@@ -87,6 +96,7 @@ mod tests {
                 session_id: "s-1".to_owned(),
                 generation: 7,
                 is_known,
+                provider: Some("corp".to_owned()),
                 idp_token: Secret::new("from-the-provider".to_owned()),
             };
             let text = token.clone().seal(&keys("one"), [9; NONCE_BYTES]);

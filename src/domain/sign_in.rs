@@ -30,6 +30,9 @@ const PURPOSE: &str = "sign-in state 1";
 pub struct BrowserLeg {
     /// The grant that it decides.
     pub grant: GrantId,
+    /// The provider that it goes to, by its name among several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
     /// Ties the id token to this trip.
     pub nonce: String,
     /// PKCE (RFC 7636); absent when it is switched off.
@@ -42,10 +45,11 @@ pub struct BrowserLeg {
 
 impl BrowserLeg {
     /// A trip that starts now; the random bytes become the nonce, the verifier and the cookie.
-    pub fn start(grant: GrantId, random: &[[u8; 32]; 3], use_pkce: bool, now: Timestamp) -> Self {
+    pub fn start(grant: GrantId, provider: &Oidc, random: &[[u8; 32]; 3], now: Timestamp) -> Self {
         let [nonce, verifier, cookie] = random.map(|bytes| URL_SAFE_NO_PAD.encode(bytes));
-        let code_verifier = use_pkce.then_some(verifier);
-        Self { grant, nonce, code_verifier, cookie, exp: now.plus(LIFETIME).as_millis() }
+        let code_verifier = provider.use_pkce.then_some(verifier);
+        let provider = provider.name.clone();
+        Self { grant, provider, nonce, code_verifier, cookie, exp: now.plus(LIFETIME).as_millis() }
     }
 
     /// The `state` parameter.
@@ -113,7 +117,16 @@ pub fn redirect_uri(origin: &str) -> String {
 
 /// Where the browser is sent: the parameters of auth contract §5.3 in its order, behind those that the endpoint's own
 /// address has and the gateway does not set.
-pub fn authorization_url(endpoint: &Url, oidc: &Oidc, origin: &str, leg: &BrowserLeg, state: &str) -> String {
+///
+/// An address that the person gave goes along as `login_hint`, so that nobody has to type it twice.
+pub fn authorization_url(
+    endpoint: &Url,
+    oidc: &Oidc,
+    origin: &str,
+    leg: &BrowserLeg,
+    state: &str,
+    login_hint: Option<&str>,
+) -> String {
     let mut ours: Vec<(&str, String)> = vec![
         ("client_id", oidc.client_id.clone()),
         ("scope", oidc.scopes.join(" ")),
@@ -121,6 +134,11 @@ pub fn authorization_url(endpoint: &Url, oidc: &Oidc, origin: &str, leg: &Browse
         ("redirect_uri", redirect_uri(origin)),
     ];
     ours.extend(oidc.extra_auth_params.iter().map(|(name, value)| (name.as_str(), value.clone())));
+    if let Some(hint) = login_hint
+        && ours.iter().all(|(name, _)| *name != "login_hint")
+    {
+        ours.push(("login_hint", hint.to_owned()));
+    }
     ours.push(("state", state.to_owned()));
     ours.push(("nonce", leg.nonce.clone()));
     if let Some(verifier) = &leg.code_verifier {
@@ -201,7 +219,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(1_900_000_000);
 
     fn leg() -> BrowserLeg {
-        BrowserLeg::start(DeviceCode::presented("d").hash(), &[[1; 32], [2; 32], [3; 32]], true, NOW)
+        BrowserLeg::start(DeviceCode::presented("d").hash(), &testing::oidc(), &[[1; 32], [2; 32], [3; 32]], NOW)
     }
 
     fn keys() -> Keys {
@@ -243,7 +261,7 @@ mod tests {
     fn the_authorization_request_has_its_parameters_in_the_contracts_order() {
         let oidc = Oidc { extra_auth_params: vec![("prompt".to_owned(), "a b+c".to_owned())], ..testing::oidc() };
         let endpoint = Url::parse("https://idp.example.test/authorize?tenant=1&scope=zzz").expect("a URL");
-        let url = authorization_url(&endpoint, &oidc, "https://gw.example.test", &leg(), "s");
+        let url = authorization_url(&endpoint, &oidc, "https://gw.example.test", &leg(), "s", None);
         assert_eq!(
             url,
             "https://idp.example.test/authorize?tenant=1&client_id=gateway&scope=openid%20profile%20email%20offline_access\
@@ -251,8 +269,13 @@ mod tests {
              &nonce=AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE\
              &code_challenge=bB1ju9q0N8VDaMu9iIaohqea2XcpfiZe6_H19fAVM7k&code_challenge_method=S256&response_mode=query"
         );
-        let plain = BrowserLeg::start(DeviceCode::presented("d").hash(), &[[1; 32]; 3], false, NOW);
-        assert!(!authorization_url(&endpoint, &oidc, "https://gw.example.test", &plain, "s").contains("challenge"));
+        let unprotected = Oidc { use_pkce: false, ..testing::oidc() };
+        let plain = BrowserLeg::start(DeviceCode::presented("d").hash(), &unprotected, &[[1; 32]; 3], NOW);
+        let url = authorization_url(&endpoint, &oidc, "https://gw.example.test", &plain, "s", Some("a&b@c"));
+        assert!(!url.contains("challenge") && url.contains("&login_hint=a%26b%40c&state=s"), "{url}");
+        let oidc = Oidc { extra_auth_params: vec![("login_hint".to_owned(), "x".to_owned())], ..oidc };
+        let url = authorization_url(&endpoint, &oidc, "https://gw.example.test", &plain, "s", Some("a@c"));
+        assert_eq!(url.matches("login_hint").count(), 1, "{url}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use url::Url;
 
+use crate::config::Oidc;
 use crate::domain::audit::{AuditEvent, KeyChanged};
 use crate::domain::ids::Timestamp;
 use crate::domain::oidc::Metadata;
@@ -79,12 +80,36 @@ async fn start(gateway: &Gateway, input: &Input) -> Started {
     {
         started.faults.push(failure.cause().unwrap_or("the session keys cannot be read").to_owned());
     }
-    match idp::metadata(gateway).await {
-        Ok(metadata) => {
-            let loopback = if gateway.ports.allow_loopback { Loopback::Allowed } else { Loopback::Refused };
-            judge(&metadata, gateway, loopback, &mut started);
+    let loopback = if gateway.ports.allow_loopback { Loopback::Allowed } else { Loopback::Refused };
+    let mut away = Vec::new();
+    for provider in &gateway.config.oidc {
+        match idp::metadata(gateway, provider).await {
+            Ok(metadata) => judge(&metadata, provider, loopback, &mut started),
+            Err(error) => {
+                let of = provider.name.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
+                away.push(format!("oidc.issuer: discovery{of} failed: {error}"));
+            }
         }
-        Err(error) => started.faults.push(format!("oidc.issuer: discovery failed: {error}")),
+    }
+    // People of one provider do not wait for another one.
+    let nobody_can_sign_in = away.len() == gateway.config.oidc.len();
+    let heard = if nobody_can_sign_in { &mut started.faults } else { &mut started.warnings };
+    heard.extend(away);
+    for identity in &gateway.config.service_identities {
+        // One program's issuer that is away keeps nobody else from working.
+        let (name, issuer) = (&identity.name, &identity.issuer);
+        match idp::issuer_metadata(gateway, identity).await {
+            Ok(metadata) => match outbound::check_url(&metadata.jwks_uri, loopback) {
+                Ok(()) => started.outbound_hosts.push(origin(&metadata.jwks_uri)),
+                Err(blocked) => {
+                    started.faults.push(format!("service identity {name}: jwks_uri {} {blocked}", metadata.jwks_uri));
+                }
+            },
+            Err(error) => started.warnings.push(format!(
+                "service identity {name}: {error}; its tokens are refused until {issuer} answers, and after a restart \
+                 if its keys are on another host"
+            )),
+        }
     }
     started.warnings.extend(models_without_a_price(gateway));
     started
@@ -112,7 +137,7 @@ fn applied_lines(applied: &[String]) -> Vec<String> {
 }
 
 /// Whether the identity provider's endpoints may be called, and where they are (auth contract §4.8).
-fn judge(metadata: &Metadata, gateway: &Gateway, loopback: Loopback, started: &mut Started) {
+fn judge(metadata: &Metadata, provider: &Oidc, loopback: Loopback, started: &mut Started) {
     let called = [
         ("token_endpoint", Some(&metadata.token_endpoint)),
         ("jwks_uri", Some(&metadata.jwks_uri)),
@@ -124,10 +149,10 @@ fn judge(metadata: &Metadata, gateway: &Gateway, loopback: Loopback, started: &m
             Err(blocked) => started.faults.push(format!("oidc discovery: {name} {url} {blocked}")),
         }
     }
-    if metadata.differs_from(&gateway.config.oidc.issuer) {
+    if metadata.differs_from(&provider.issuer) {
         started.warnings.push(format!(
             "the discovery document speaks for the issuer {}, not for {}; id tokens of the former are accepted",
-            metadata.issuer, gateway.config.oidc.issuer
+            metadata.issuer, provider.issuer
         ));
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! Unlike the reference, a refused post has a status that says so: 403, 404, 429 or 503, with the same page.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
+use futures_util::future::join_all;
 use http::{HeaderValue, StatusCode, header};
 use url::Url;
 
 use crate::domain::audit::AuditEvent;
 use crate::domain::device_grant::{self, Asked};
+use crate::domain::providers::{self, Choice, Open};
 use crate::domain::sign_in::{BrowserLeg, authorization_url, is_same_origin};
 use crate::domain::user_code::UserCode;
 use crate::endpoints::{FormAction, form_body, page, retry_after};
@@ -17,7 +20,7 @@ use crate::exchange::{Body, Request, Response};
 use crate::gateway::{Context, Gateway};
 use crate::idp;
 use crate::log::Level;
-use crate::pages::{Complaint, Confirm, Done, EnterCode, Problem, Reference, Trouble};
+use crate::pages::{Choose, Complaint, Confirm, Done, EnterCode, Problem, Reference, Trouble, Ways};
 use crate::wire::form::Form;
 
 /// Shows the form, or asks whether the code in the query is the person's own. Nothing is looked up.
@@ -30,29 +33,37 @@ pub(crate) async fn get(gateway: &Rc<Gateway>, context: &Context, request: Reque
         user_code: user_code.to_owned(),
         host: host(&context.origin),
         login_notice: gateway.config.login_notice.clone(),
+        ways: ways(gateway, ""),
     };
     Ok(page(StatusCode::OK, &confirm, FormAction::OursAnd(&form_targets(gateway).await)))
 }
 
 /// Sends the browser to the identity provider.
 pub(crate) async fn post(gateway: &Rc<Gateway>, context: &Context, request: Request) -> Result<Response, Failure> {
-    let user_code = match posted_code(gateway, context, request).await? {
-        Posted::Code(user_code) => user_code,
+    let posted = match posted_code(gateway, context, request).await? {
+        Posted::Form(form) => form,
         Posted::Refused(refusal) => return Ok(refusal),
     };
+    let user_code = user_code(&posted);
     let now = gateway.ports.clock.now();
     let grant = match &user_code {
         Some(user_code) => gateway.store().find_waiting_grant(user_code, now).await?,
         None => None,
     };
-    let Some(grant) = grant else {
+    let (Some(grant), Some(user_code)) = (grant, user_code) else {
         audit(gateway, context, "unknown_code", None);
         let complaint = "This code is not known, or it has expired. Compare it with your terminal, or start the \
             sign-in there again.";
         return Ok(form(gateway, context, StatusCode::NOT_FOUND, Some(complaint)).await);
     };
-    let oidc = &gateway.config.oidc;
-    let endpoint = idp::metadata(gateway).await.map_err(|error| error.to_string()).and_then(|metadata| {
+    let email = posted.non_empty("email");
+    let oidc = match providers::choose(&gateway.config.oidc, posted.non_empty("provider"), email) {
+        Choice::Made(provider) => provider,
+        Choice::Open(why) => {
+            return Ok(choose(gateway, context, &user_code, email.unwrap_or_default(), why).await);
+        }
+    };
+    let endpoint = idp::metadata(gateway, oidc).await.map_err(|error| error.to_string()).and_then(|metadata| {
         metadata.authorization_endpoint.ok_or_else(|| "the discovery document has no authorization_endpoint".to_owned())
     });
     let endpoint = match endpoint {
@@ -65,9 +76,9 @@ pub(crate) async fn post(gateway: &Rc<Gateway>, context: &Context, request: Requ
             return Ok(page(StatusCode::SERVICE_UNAVAILABLE, &problem, FormAction::Ours));
         }
     };
-    let leg = BrowserLeg::start(grant, &[gateway.random(), gateway.random(), gateway.random()], oidc.use_pkce, now);
+    let leg = BrowserLeg::start(grant, oidc, &[gateway.random(), gateway.random(), gateway.random()], now);
     let state = leg.seal(&*gateway.keys().await?, gateway.random());
-    let location = authorization_url(&endpoint, oidc, &context.origin, &leg, &state);
+    let location = authorization_url(&endpoint, oidc, &context.origin, &leg, &state, email);
     audit(gateway, context, "redirect", None);
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::FOUND;
@@ -81,13 +92,13 @@ pub(crate) async fn post(gateway: &Rc<Gateway>, context: &Context, request: Requ
 pub(crate) mod deny {
     use super::{
         Asked, AuditEvent, Context, Done, Failure, FormAction, Gateway, Posted, Problem, Rc, Reference, Request,
-        Response, StatusCode, Trouble, audit, device_grant, page, posted_code,
+        Response, StatusCode, Trouble, audit, device_grant, page, posted_code, user_code,
     };
 
     /// `POST /device/deny`.
     pub(crate) async fn post(gateway: &Rc<Gateway>, context: &Context, request: Request) -> Result<Response, Failure> {
         let user_code = match posted_code(gateway, context, request).await? {
-            Posted::Code(user_code) => user_code,
+            Posted::Form(form) => user_code(&form),
             Posted::Refused(refusal) => return Ok(refusal),
         };
         let now = gateway.ports.clock.now();
@@ -118,8 +129,8 @@ pub(crate) mod deny {
 
 /// What both posts begin with.
 enum Posted {
-    /// What the person posted; `None` if it can be no code.
-    Code(Option<UserCode>),
+    /// What the person posted.
+    Form(Form),
     /// The post does not count.
     Refused(Response),
 }
@@ -145,8 +156,56 @@ async fn posted_code(gateway: &Rc<Gateway>, context: &Context, mut request: Requ
         refusal.headers_mut().insert(header::RETRY_AFTER, retry_after(wait));
         return Ok(Posted::Refused(refusal));
     }
-    let form = Form::parse(request.header(header::CONTENT_TYPE), &body).unwrap_or_default();
-    Ok(Posted::Code(form.first("user_code").and_then(UserCode::parse)))
+    Ok(Posted::Form(Form::parse(request.header(header::CONTENT_TYPE), &body).unwrap_or_default()))
+}
+
+/// The code, if what was posted can be one.
+fn user_code(form: &Form) -> Option<UserCode> {
+    form.first("user_code").and_then(UserCode::parse)
+}
+
+/// What a person is asked where several providers sign people in.
+fn ways(gateway: &Gateway, email: &str) -> Option<Ways> {
+    let all = &gateway.config.oidc;
+    let offered = providers::offered(all)
+        .map(|provider| (provider.name.clone().unwrap_or_default(), providers::label(provider).to_owned()));
+    (all.len() > 1)
+        .then(|| Ways { email: providers::ask_for_email(all).then(|| email.to_owned()), offered: offered.collect() })
+}
+
+/// Asks who signs the person in, with what is wrong with the last answer.
+async fn choose(gateway: &Gateway, context: &Context, user_code: &UserCode, email: &str, why: Open) -> Response {
+    let (status, complaint) = match why {
+        Open::NotAsked => (StatusCode::OK, None),
+        Open::NoAddress => {
+            (StatusCode::BAD_REQUEST, Some("This is no e-mail address. Give the one that you have at work."))
+        }
+        Open::UnknownDomain => (
+            StatusCode::BAD_REQUEST,
+            Some(
+                "Nobody here signs in addresses of this domain. Check the spelling, or ask your administrator which \
+                 address to use.",
+            ),
+        ),
+        Open::UnknownName => {
+            (StatusCode::BAD_REQUEST, Some("This choice does not exist any more. Choose another one."))
+        }
+    };
+    if complaint.is_some() {
+        audit(gateway, context, "unknown_provider", None);
+    }
+    let Some(ways) = ways(gateway, email) else { return form(gateway, context, status, complaint).await };
+    let choose = Choose {
+        user_code: user_code.shown(),
+        ways,
+        complaint: complaint_of(context, complaint),
+        host: host(&context.origin),
+    };
+    page(status, &choose, FormAction::OursAnd(&form_targets(gateway).await))
+}
+
+fn complaint_of(context: &Context, text: Option<&str>) -> Option<Complaint> {
+    text.map(|text| Complaint { text: text.to_owned(), reference: Reference::of(&context.request_id) })
 }
 
 /// The form for a code, with what is wrong with the last one.
@@ -154,21 +213,23 @@ async fn form(gateway: &Gateway, context: &Context, status: StatusCode, complain
     let enter = EnterCode {
         host: host(&context.origin),
         login_notice: gateway.config.login_notice.clone(),
-        complaint: complaint
-            .map(|text| Complaint { text: text.to_owned(), reference: Reference::of(&context.request_id) }),
+        complaint: complaint_of(context, complaint),
     };
     page(status, &enter, FormAction::OursAnd(&form_targets(gateway).await))
 }
 
 /// Where a posted form may be redirected to. Without the identity provider's document the page still shows.
 async fn form_targets(gateway: &Gateway) -> Vec<String> {
-    let mut targets = Vec::new();
-    if let Ok(metadata) = idp::metadata(gateway).await
-        && let Some(endpoint) = metadata.authorization_endpoint
-    {
-        targets.push(endpoint.origin().ascii_serialization());
-    }
-    targets.extend(gateway.config.oidc.form_action_origins.iter().cloned());
+    let endpoint = async |provider| {
+        let metadata = idp::metadata(gateway, provider).await.ok()?;
+        Some(metadata.authorization_endpoint?.origin().ascii_serialization())
+    };
+    let providers = &gateway.config.oidc;
+    // At once: one provider that is slow costs its time, not that of all.
+    let mut targets: Vec<String> = join_all(providers.iter().map(endpoint)).await.into_iter().flatten().collect();
+    targets.extend(providers.iter().flat_map(|provider| provider.form_action_origins.iter().cloned()));
+    let mut seen = HashSet::new();
+    targets.retain(|target| seen.insert(target.clone()));
     targets
 }
 

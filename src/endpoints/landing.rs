@@ -13,9 +13,10 @@ use crate::pages::Landing;
 /// Answers `GET /`.
 #[expect(clippy::unused_async, reason = "endpoints are asynchronous")]
 pub(crate) async fn get(gateway: &Rc<Gateway>, context: &Context, _request: Request) -> Result<Response, Failure> {
+    let hosts: Vec<_> = gateway.config.oidc.iter().filter_map(|provider| provider.issuer.host_str()).collect();
     let landing = Landing {
         origin: context.origin.clone(),
-        identity_provider: gateway.config.oidc.issuer.host_str().unwrap_or_default().to_owned(),
+        identity_provider: hosts.join(", "),
         version: env!("CARGO_PKG_VERSION"),
     };
     Ok(page(StatusCode::OK, &landing, FormAction::Nowhere))

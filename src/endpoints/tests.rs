@@ -173,6 +173,21 @@ fn discovery_has_the_contracts_keys_and_says_where_to_revoke() {
 }
 
 #[test]
+fn discovery_lists_the_grants_of_programs_where_there_are_some() {
+    let world = World::with(|config| config.service_identities = vec![testing::service_identity()]);
+    let answer = world.send(Method::GET, "/.well-known/oauth-authorization-server", &[], "");
+    assert_eq!(
+        answer.json()["grant_types_supported"],
+        json!([
+            "urn:ietf:params:oauth:grant-type:device_code",
+            "refresh_token",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+            "urn:ietf:params:oauth:grant-type:jwt-bearer",
+        ])
+    );
+}
+
+#[test]
 fn the_landing_page_names_gateway_and_provider() {
     let answer = World::new().send(Method::GET, "/", &[], "");
     assert_eq!(answer.status, 200);
@@ -265,7 +280,7 @@ mod device_page {
 
     #[test]
     fn the_form_is_shown_without_a_code_and_while_the_database_is_down() {
-        let world = World::with(|config| config.oidc.form_action_origins = vec!["https://*.example.com".to_owned()]);
+        let world = World::with(|config| config.oidc[0].form_action_origins = vec!["https://*.example.com".to_owned()]);
         world.db_is_down.set(true);
         for target in ["/device", "/device?user_code=", "/device?x=y"] {
             let answer = world.send(Method::GET, target, &[], "");
@@ -593,8 +608,8 @@ mod callback {
             (mood(Mood::Slow), 400, "https://idp.example.test/token did not answer within 3.5 s"),
         ] {
             let world = World::with(|config| {
-                config.oidc.allowed_email_domains = vec!["example.com".to_owned()];
-                config.oidc.allowed_groups = vec!["eng".to_owned()];
+                config.oidc[0].allowed_email_domains = vec!["example.com".to_owned()];
+                config.oidc[0].allowed_groups = vec!["eng".to_owned()];
             });
             let (device_code, user_code) = world.device();
             let (callback, cookie) = world.leave(&user_code);
@@ -626,7 +641,7 @@ mod callback {
             (true, json!({"sub": "alice", "email": "e"}), 1),
             (false, json!({"sub": "alice"}), 0),
         ] {
-            let world = World::with(|config| config.oidc.userinfo_fallback = fallback);
+            let world = World::with(|config| config.oidc[0].userinfo_fallback = fallback);
             world.idp.userinfo.replace(Some(json!({"sub": "alice", "groups": ["from-userinfo"]})));
             world.idp.claims.replace(claims);
             let tokens = world.sign_in();
@@ -634,7 +649,7 @@ mod callback {
             let groups: &[&str] = if calls == 1 { &["from-userinfo"] } else { &[] };
             assert_eq!(world.session(&tokens["access_token"]).groups(), groups);
         }
-        let world = World::with(|config| config.oidc.userinfo_fallback = true);
+        let world = World::with(|config| config.oidc[0].userinfo_fallback = true);
         world.idp.claims.replace(json!({"sub": "alice"}));
         world.idp.userinfo.replace(Some(json!({"sub": "bob"})));
         let (device_code, user_code) = world.device();
@@ -661,7 +676,7 @@ mod callback {
 
     #[test]
     fn without_pkce_no_verifier_is_sent() {
-        let world = World::with(|config| config.oidc.use_pkce = false);
+        let world = World::with(|config| config.oidc[0].use_pkce = false);
         world.sign_in();
         assert_eq!(world.idp.last_form("/token").first("code_verifier"), None);
     }
@@ -896,9 +911,9 @@ mod refresh {
         ];
         for (number, (change, (status, error), step)) in table.into_iter().enumerate() {
             let world = World::with(|config| {
-                config.oidc.allowed_email_domains = vec!["example.com".to_owned()];
-                config.oidc.user_id_claim = crate::config::ClaimPath("oid".to_owned());
-                config.oidc.userinfo_fallback = true;
+                config.oidc[0].allowed_email_domains = vec!["example.com".to_owned()];
+                config.oidc[0].user_id_claim = crate::config::ClaimPath("oid".to_owned());
+                config.oidc[0].userinfo_fallback = true;
             });
             world.idp.claims.borrow_mut()["oid"] = json!("O-1");
             let tokens = world.sign_in();
@@ -927,8 +942,8 @@ mod refresh {
     #[test]
     fn scopes_are_sent_only_when_configured_and_extra_parameters_never() {
         let world = World::with(|config| {
-            config.oidc.scope_on_refresh = true;
-            config.oidc.extra_auth_params = vec![("prompt".to_owned(), "consent".to_owned())];
+            config.oidc[0].scope_on_refresh = true;
+            config.oidc[0].extra_auth_params = vec![("prompt".to_owned(), "consent".to_owned())];
         });
         let tokens = world.sign_in();
         world.refresh(refresh_token(&tokens));
@@ -945,8 +960,8 @@ mod google_groups {
 
     fn world() -> World {
         let world = World::with(|config| {
-            config.oidc.allowed_groups = vec!["eng@example.com".to_owned()];
-            config.oidc.google_groups = Some(crate::config::GoogleGroups {
+            config.oidc[0].allowed_groups = vec!["eng@example.com".to_owned()];
+            config.oidc[0].google_groups = Some(crate::config::GoogleGroups {
                 service_account_json_path: "/key.json".to_owned(),
                 admin_email: "admin@example.com".to_owned(),
             });
@@ -1041,3 +1056,6 @@ fn no_secret_reaches_the_log() {
         assert!(!log.contains(secret), "{secret} in {log}");
     }
 }
+
+mod providers;
+mod service_identities;

@@ -32,12 +32,7 @@ impl Page for EnterCode {
     fn content(&self) -> Markup {
         html! {
             (notice(self.login_notice.as_deref()))
-            @if let Some(complaint) = &self.complaint {
-                div.complaint role="alert" {
-                    p { (complaint.text) }
-                    (complaint.reference.line())
-                }
-            }
+            (complaint(self.complaint.as_ref()))
             form method="post" action="/device" {
                 label for="user_code" { "Code shown in your terminal" }
                 input type="text" id="user_code" name="user_code" required autofocus autocomplete="off"
@@ -61,6 +56,84 @@ impl Page for EnterCode {
     }
 }
 
+/// What a person is asked where several providers sign people in.
+#[derive(Debug, Clone)]
+pub struct Ways {
+    /// Whether an address decides; what was given, if it did not.
+    pub email: Option<String>,
+    /// Providers to choose from: the name that the form sends, and what people call it.
+    pub offered: Vec<(String, String)>,
+}
+
+impl Ways {
+    /// The fields and buttons of a form. `go` is what the button says that goes on.
+    fn fields(&self, go: &str) -> Markup {
+        html! {
+            @if let Some(email) = &self.email {
+                label for="email" { "Your work e-mail address" }
+                input type="email" id="email" name="email" value=(email) required autocomplete="email" spellcheck="false"
+                    aria-describedby="email-hint";
+                p.hint id="email-hint" { "It decides which sign-in page comes next. No mail is sent." }
+                button type="submit" { (go) }
+            }
+            @for (index, (name, label)) in self.offered.iter().enumerate() {
+                // An address that was begun must not keep anybody from choosing.
+                button.quiet[self.email.is_some() || index > 0] type="submit" name="provider" value=(name) formnovalidate {
+                    (go) " with " (label)
+                }
+            }
+        }
+    }
+
+    fn sample() -> Self {
+        Self {
+            email: Some("alice@example.com\"><b>".to_owned()),
+            offered: vec![("partners".to_owned(), "Partners <b>\"><b>".to_owned())],
+        }
+    }
+}
+
+/// The question who signs the person in, after they typed a code.
+#[derive(Debug, Clone)]
+pub struct Choose {
+    /// The code that was typed.
+    pub user_code: String,
+    /// Who can.
+    pub ways: Ways,
+    /// Why the last answer did not lead anywhere.
+    pub complaint: Option<Complaint>,
+    /// Host name of the gateway.
+    pub host: String,
+}
+
+impl Page for Choose {
+    fn title(&self) -> String {
+        "How do you sign in?".to_owned()
+    }
+
+    fn content(&self) -> Markup {
+        html! {
+            (complaint(self.complaint.as_ref()))
+            p { "Your code is " code { (self.user_code) } ". Now say who you are, so that the right sign-in page opens." }
+            form method="post" action="/device" {
+                input type="hidden" name="user_code" value=(self.user_code);
+                (self.ways.fields("Continue"))
+                button.quiet type="submit" formaction="/device/deny" formnovalidate { "Stop" }
+            }
+            (host(&self.host))
+        }
+    }
+
+    fn sample() -> Self {
+        Self {
+            user_code: "WXQR-DKTZ".to_owned(),
+            ways: Ways::sample(),
+            complaint: EnterCode::sample().complaint,
+            host: "gw.example.test".to_owned(),
+        }
+    }
+}
+
 /// The question whether the code is the person's own.
 #[derive(Debug, Clone)]
 pub struct Confirm {
@@ -70,6 +143,8 @@ pub struct Confirm {
     pub host: String,
     /// `login_notice`.
     pub login_notice: Option<String>,
+    /// Who signs people in, if there is a choice.
+    pub ways: Option<Ways>,
 }
 
 /// A code with its hyphen; anything longer was made up by somebody and needs a smaller letter.
@@ -92,8 +167,11 @@ impl Page for Confirm {
             }
             form method="post" action="/device" {
                 input type="hidden" name="user_code" value=(self.user_code);
-                button type="submit" { "Yes, sign in" }
-                button.quiet type="submit" formaction="/device/deny" { "No, stop" }
+                @match &self.ways {
+                    Some(ways) => (ways.fields("Yes, sign in")),
+                    None => button type="submit" { "Yes, sign in" },
+                }
+                button.quiet type="submit" formaction="/device/deny" formnovalidate { "No, stop" }
             }
             (host(&self.host))
         }
@@ -104,6 +182,18 @@ impl Page for Confirm {
             user_code: "WXQR-<b>\"><b>".to_owned(),
             host: "gw.example.test".to_owned(),
             login_notice: Some("Staff only <b>\"><b>".to_owned()),
+            ways: Some(Ways::sample()),
+        }
+    }
+}
+
+fn complaint(complaint: Option<&Complaint>) -> Markup {
+    html! {
+        @if let Some(complaint) = complaint {
+            div.complaint role="alert" {
+                p { (complaint.text) }
+                (complaint.reference.line())
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
-pub use device::{Complaint, Confirm, EnterCode};
+pub use device::{Choose, Complaint, Confirm, EnterCode, Ways};
 pub use done::Done;
 pub use landing::Landing;
 pub use problem::{Problem, Reference, Trouble};
@@ -74,7 +74,9 @@ mod tests {
     fn samples() -> Vec<(&'static str, String)> {
         vec![
             ("enter code", EnterCode::sample().render()),
-            ("confirm", Confirm::sample().render()),
+            ("confirm", Confirm { ways: None, ..Confirm::sample() }.render()),
+            ("confirm among several", Confirm::sample().render()),
+            ("choose", Choose::sample().render()),
             ("done", Done::sample().render()),
             ("stopped", Done::Stopped.render()),
             ("landing", Landing::sample().render()),

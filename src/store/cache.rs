@@ -32,8 +32,8 @@ pub struct Cache {
     pub(crate) breakers: RefCell<HashMap<usize, Breaker>>,
     /// Upstreams whose credential is being renewed.
     pub(crate) renewing: RefCell<HashSet<usize>>,
-    /// The access token for Google's directory, and when it ends.
-    pub(crate) directory_token: RefCell<Option<(Secret<String>, Timestamp)>>,
+    /// Access tokens for Google's directory by the path of their key file, and when they end.
+    pub(crate) directory_tokens: RefCell<HashMap<String, (Secret<String>, Timestamp)>>,
     /// When this instance last asked whether a sweep is due.
     pub(crate) asked_for_sweep: Cell<Option<Timestamp>>,
     /// People whose identity was kept a short while ago, by subject: a digest of it, and when.

@@ -15,6 +15,7 @@ mod reports;
 mod sessions;
 pub mod signing_keys;
 mod spend;
+mod subject_tokens;
 mod upkeep;
 
 use std::cell::Cell;

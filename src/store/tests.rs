@@ -10,6 +10,7 @@ use super::{NewGrant, Store};
 use crate::config::RateLimit;
 use crate::domain::device_grant::{DeviceCode, GrantId, LIFETIME, Polled, State};
 use crate::domain::ids::Timestamp;
+use crate::domain::service_identity::Once;
 use crate::domain::user_code::UserCode;
 use crate::ports::{Db, Value};
 use crate::testing::{CountingEntropy, ManualClock, MemoryKeyValue, TestPostgres, TestSqlite};
@@ -177,6 +178,7 @@ fn a_sweep_deletes_what_is_over_and_is_done_by_one() {
     on_every_database(async |store| {
         let limit = RateLimit { max: 1, window: Duration::from_secs(10) };
         begin(store, 1).await;
+        assert!(store.use_subject_token(&once(1, Duration::from_secs(5))).await.expect("it runs"));
         assert_eq!(store.count("a", limit, NOW).await.expect("it runs"), None);
         assert!(store.sweep(NOW, None).await.expect("it runs"));
         assert!(!store.sweep(NOW.plus(Duration::from_secs(29)), None).await.expect("it runs"));
@@ -185,10 +187,43 @@ fn a_sweep_deletes_what_is_over_and_is_done_by_one() {
             store.run(&format!("SELECT COUNT(*) FROM {table}"), &[]).await.expect("it runs")[0][0].clone()
         };
         assert_eq!(rows("counters").await, Value::Integer(0));
+        assert_eq!(rows("subject_tokens").await, Value::Integer(0));
         assert_eq!(rows("device_grants").await, Value::Integer(1));
         assert!(store.sweep(NOW.plus(LIFETIME), None).await.expect("it runs"));
         assert_eq!(rows("device_grants").await, Value::Integer(0));
     });
+}
+
+fn once(number: u8, life: Duration) -> Once {
+    Once { digest: format!("digest {number}"), until: NOW.plus(life) }
+}
+
+#[test]
+fn a_subject_token_is_used_once() {
+    on_every_database(async |store| {
+        let token = once(1, Duration::from_mins(5));
+        assert!(store.use_subject_token(&token).await.expect("it runs"));
+        assert!(!store.use_subject_token(&token).await.expect("it runs"));
+        assert!(!store.use_subject_token(&once(1, Duration::from_mins(9))).await.expect("it runs"));
+        assert!(store.use_subject_token(&once(2, Duration::from_mins(5))).await.expect("it runs"));
+    });
+}
+
+#[test]
+fn of_two_exchanges_of_one_subject_token_at_once_one_succeeds() {
+    for (ours, theirs) in on_two_connections(|store| {
+        let run = async || {
+            let mut successes = 0;
+            for number in 0..20 {
+                successes +=
+                    u32::from(store.use_subject_token(&once(number, Duration::from_mins(5))).await.expect("it runs"));
+            }
+            successes
+        };
+        run().now_or_never().expect("nothing waits")
+    }) {
+        assert_eq!(ours + theirs, 20);
+    }
 }
 
 #[test]
@@ -224,7 +259,7 @@ fn two_instances_that_start_at_once_end_with_one_schema() {
             .expect("it runs")
     }) {
         assert_eq!(ours, theirs);
-        assert_eq!(ours[0][0], Value::Integer(7));
+        assert_eq!(ours[0][0], Value::Integer(8));
     }
 }
 

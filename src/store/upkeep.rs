@@ -21,6 +21,8 @@ const SWEEPS: &[&str] = &[
     // Nobody may ask again any more (`rotation::GRACE`).
     "UPDATE sessions SET answer = '' WHERE id IN (SELECT id FROM sessions \
      WHERE answer <> '' AND refreshed_at <= CAST($1 AS BIGINT) - 30000 ORDER BY refreshed_at LIMIT 500)",
+    "DELETE FROM subject_tokens WHERE digest IN \
+     (SELECT digest FROM subject_tokens WHERE expires_at <= $1 ORDER BY expires_at LIMIT 500)",
 ];
 
 /// How long spending is remembered: `admin.spend_retention_months`, `audit_retention_days`, `identity_retention_days`.

@@ -42,6 +42,25 @@ impl Algorithm {
         }
     }
 
+    /// The algorithm that a header names; `None` for one that needs a shared secret or none at all.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+
+    /// Every one of them.
+    const ALL: [Self; 10] = [
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+        Self::Es256,
+        Self::Es384,
+        Self::Es512,
+        Self::EdDsa,
+    ];
+
     /// The key type and, where it matters, the curve that go with it.
     const fn key_type(self) -> (&'static str, Option<&'static str>) {
         match self {
@@ -184,18 +203,7 @@ mod tests {
     use super::*;
     use crate::wire::jwt::Jws;
 
-    const ALL: [Algorithm; 10] = [
-        Algorithm::Rs256,
-        Algorithm::Rs384,
-        Algorithm::Rs512,
-        Algorithm::Ps256,
-        Algorithm::Ps384,
-        Algorithm::Ps512,
-        Algorithm::Es256,
-        Algorithm::Es384,
-        Algorithm::Es512,
-        Algorithm::EdDsa,
-    ];
+    const ALL: [Algorithm; 10] = Algorithm::ALL;
 
     /// Keys and tokens made by another implementation; `tests/vectors/jwks/make.py` says how.
     fn vectors() -> (JwkSet, Vec<(String, String)>) {
@@ -217,6 +225,16 @@ mod tests {
                     assert_eq!(verified, algorithm.name() == name, "{name} as {} with {kid:?}", algorithm.name());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn only_names_of_public_key_algorithms_are_understood() {
+        for algorithm in ALL {
+            assert_eq!(Algorithm::parse(algorithm.name()), Some(algorithm));
+        }
+        for name in ["", "none", "HS256", "rs256", "ES256K"] {
+            assert_eq!(Algorithm::parse(name), None, "{name}");
         }
     }
 

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use sallyport::config::{Config, Json};
+use sallyport::config::{Config, Json, Oidc};
 use sallyport::domain::identity::Claims;
 use sallyport::domain::policy::{Caller, Effective, Explanation, Outcome, Policies};
+use sallyport::domain::providers::{self, Choice};
 use sallyport::upstream::catalog::{self, Catalog};
 use serde_json::{Value, json};
 
@@ -215,8 +216,23 @@ fn stops(config: &Config, catalog: &Catalog, groups: &[String], model: &str) -> 
 /// Whether the identity provider's word would let the person sign in, told with the claims that the configuration reads.
 /// Claims below other claims cannot be made up here.
 fn refusal(config: &Config, arguments: &Arguments) -> Option<String> {
-    let oidc = &config.oidc;
     let email = arguments.email.as_ref()?;
+    let Choice::Made(oidc) = providers::choose(&config.oidc, None, Some(email)) else {
+        // Nobody has this domain for their own: any of those that are offered by name may let the person in.
+        let refusals: Vec<_> =
+            providers::offered(&config.oidc).map(|provider| refusal_of(config, provider, email, arguments)).collect();
+        return match refusals.iter().all(Option::is_some) {
+            true => Some(
+                refusals.into_iter().flatten().next().unwrap_or("no identity provider signs in this domain".to_owned()),
+            ),
+            false => None,
+        };
+    };
+    refusal_of(config, oidc, email, arguments)
+}
+
+/// The same, of one provider.
+fn refusal_of(config: &Config, oidc: &Oidc, email: &str, arguments: &Arguments) -> Option<String> {
     let names = [&oidc.email_claim.first()?.0, &oidc.groups_claim.0, &oidc.user_id_claim.0];
     if names.iter().any(|name| name.starts_with('/')) {
         return None;
@@ -227,7 +243,9 @@ fn refusal(config: &Config, arguments: &Arguments) -> Option<String> {
     claims.insert(names[1].clone(), json!(arguments.groups));
     claims.insert(names[0].clone(), json!(email));
     claims.insert("email_verified".to_owned(), json!(true));
-    Claims::of_id_token(claims).identity(oidc).err().map(|refusal| refusal.to_string())
+    let identity = Claims::of_id_token(claims).identity(oidc);
+    let identity = identity.and_then(|identity| providers::keep_apart(&config.oidc, oidc, identity));
+    identity.err().map(|refusal| refusal.to_string())
 }
 
 const fn word(outcome: Outcome) -> &'static str {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
-use sallyport::config::{AnthropicAuth, Config, Provider, Upstream, upstream_origin};
+use sallyport::config::{AnthropicAuth, Config, Oidc, Provider, ServiceIdentity, Upstream, upstream_origin};
 use sallyport::domain::oidc::Metadata;
+use sallyport::domain::service_identity::IssuerMetadata;
 use sallyport::wire::jwks::JwkSet;
 use serde_json::{Value, json};
 use url::Url;
@@ -67,7 +68,17 @@ pub(super) async fn run(settings: &Settings, common: &Common) -> Result<Online, 
     let outbound = outbound(settings, manifest.as_ref(), &runtime_config)?;
     let mut trial = Trial { outbound, hosts_are_fixed: manifest.is_some(), attempts: Vec::new() };
     let config = &settings.config;
-    let metadata = trial.identity_provider(config).await;
+    let mut found = Vec::new();
+    for (index, provider) in config.oidc.iter().enumerate() {
+        let key = match &provider.name {
+            Some(name) => format!("oidc[{index}].issuer ({name})"),
+            None => "oidc.issuer".to_owned(),
+        };
+        found.push(trial.identity_provider(&key, provider).await);
+    }
+    for (index, identity) in config.service_identities.iter().enumerate() {
+        trial.issuer(index, identity).await;
+    }
     trial.database(config, &common.state_dir).await;
     for (index, upstream) in config.upstreams.iter().enumerate() {
         trial.upstream(index, upstream).await;
@@ -76,7 +87,7 @@ pub(super) async fn run(settings: &Settings, common: &Common) -> Result<Online, 
         let key = format!("telemetry.forward_to[{index}]");
         trial.reach(key, &collector.url, "nothing was sent to be stored").await;
     }
-    Ok(Online { first_user: first_user(config, metadata.as_ref(), &trial.attempts), attempts: trial.attempts })
+    Ok(Online { first_user: first_user(config, &found, &trial.attempts), attempts: trial.attempts })
 }
 
 struct Trial {
@@ -91,24 +102,24 @@ impl Trial {
         self.attempts.push(Attempt { key: key.into(), tried: tried.into(), outcome });
     }
 
-    async fn identity_provider(&mut self, config: &Config) -> Option<Metadata> {
-        let url = Metadata::url(&config.oidc);
+    async fn identity_provider(&mut self, key: &str, provider: &Oidc) -> Option<Metadata> {
+        let url = Metadata::url(provider);
         let tried = format!("GET {url}");
         let read = self.document(&url).await;
         let metadata = read.and_then(|body| Metadata::parse(&body).map_err(|error| error.to_string()));
         let metadata = match metadata {
             Ok(metadata) => metadata,
             Err(why) => {
-                self.note("oidc.issuer", tried, Err(why));
+                self.note(key, tried, Err(why));
                 return None;
             }
         };
-        let issuer = if metadata.differs_from(&config.oidc.issuer) {
+        let issuer = if metadata.differs_from(&provider.issuer) {
             format!("the document speaks for another issuer, {}; its id tokens are accepted", metadata.issuer)
         } else {
             "a discovery document".to_owned()
         };
-        self.note("oidc.issuer", tried, Ok(issuer));
+        self.note(key, tried, Ok(issuer));
         // As the gateway does once it has read the document.
         if !self.hosts_are_fixed {
             let learnt =
@@ -119,10 +130,28 @@ impl Trial {
         let keys = self.document(metadata.jwks_uri.as_str()).await;
         let keys = keys.and_then(|body| JwkSet::parse(&body).map_err(|_| "the answer is not a JWK set".to_owned()));
         let outcome = keys.map(|_| "a key set".to_owned());
-        self.note("oidc.issuer", format!("GET {}", metadata.jwks_uri), outcome);
+        self.note(key, format!("GET {}", metadata.jwks_uri), outcome);
         let token = metadata.token_endpoint.clone();
-        self.reach("oidc.issuer".to_owned(), token.as_str(), "the client secret was not tried").await;
+        self.reach(key.to_owned(), token.as_str(), "the client secret was not tried").await;
         Some(metadata)
+    }
+
+    /// The issuer of a service identity: its discovery document, then its keys.
+    async fn issuer(&mut self, index: usize, identity: &ServiceIdentity) {
+        let key = format!("service_identities[{index}] ({})", identity.name);
+        let url = IssuerMetadata::url(identity);
+        let read = self.document(&url).await;
+        let metadata =
+            read.and_then(|body| IssuerMetadata::parse(&body, &identity.issuer).map_err(|error| error.to_string()));
+        let jwks_uri = metadata.as_ref().ok().map(|metadata| metadata.jwks_uri.clone());
+        self.note(key.clone(), format!("GET {url}"), metadata.map(|_| "a discovery document".to_owned()));
+        let Some(jwks_uri) = jwks_uri else { return };
+        if !self.hosts_are_fixed {
+            self.outbound.allow(jwks_uri.origin().ascii_serialization().parse::<Pattern>().into_iter());
+        }
+        let keys = self.document(jwks_uri.as_str()).await;
+        let keys = keys.and_then(|body| JwkSet::parse(&body).map_err(|_| "the answer is not a JWK set".to_owned()));
+        self.note(key, format!("GET {jwks_uri}"), keys.map(|_| "a key set".to_owned()));
     }
 
     async fn database(&mut self, config: &Config, state: &Path) {
@@ -219,18 +248,26 @@ fn progress(what: &str) {
 }
 
 /// The way of the first person who signs in, up to where it ends.
-fn first_user(config: &Config, metadata: Option<&Metadata>, attempts: &[Attempt]) -> Vec<String> {
+fn first_user(config: &Config, providers: &[Option<Metadata>], attempts: &[Attempt]) -> Vec<String> {
     let mut lines = Vec::new();
     let public = config.listen.public_url.clone();
     let public = public.unwrap_or_else(|| format!("http://{}:{}", config.listen.host, config.listen.port));
     lines.push(format!("opens {public}/device and confirms a code"));
-    match metadata.map(|metadata| metadata.authorization_endpoint.as_ref()) {
-        Some(Some(endpoint)) => {
-            lines.push(format!("is sent to {endpoint}"));
-            lines.push(format!("comes back to {public}/oauth/callback, which must be registered there"));
+    for (provider, metadata) in config.oidc.iter().zip(providers) {
+        // Among several, each line says whom it is about.
+        let of = |line: String| match &provider.name {
+            Some(name) if providers.len() > 1 => format!("with {name}: {line}"),
+            _ => line,
+        };
+        match metadata.as_ref().map(|metadata| metadata.authorization_endpoint.as_ref()) {
+            Some(Some(endpoint)) => {
+                lines.push(of(format!("is sent to {endpoint}")));
+                lines.push(of(format!("comes back to {public}/oauth/callback, which must be registered there")));
+            }
+            Some(None) => lines.push(of("is stuck: the discovery document has no authorization_endpoint".to_owned())),
+            None if providers.len() > 1 => lines.push(of("is told that the provider is away".to_owned())),
+            None => lines.push("never gets there: without the identity provider the gateway does not start".to_owned()),
         }
-        Some(None) => lines.push("is stuck: the discovery document has no authorization_endpoint".to_owned()),
-        None => lines.push("never gets there: without the identity provider the gateway does not start".to_owned()),
     }
     let refused = |attempt: &&Attempt| attempt.key.starts_with("upstreams[") && attempt.outcome.is_err();
     let failing = attempts.iter().filter(refused).count();

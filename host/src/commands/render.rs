@@ -66,7 +66,7 @@ fn notes(config: &Config) -> Vec<&'static str> {
     if config.listen.tls.is_some() {
         notes.push("listen.tls has no effect under Spin: say `spin up --tls-cert … --tls-key …`, or end TLS in front");
     }
-    if config.oidc.use_proxy.is_some() {
+    if config.oidc.iter().any(|provider| provider.use_proxy.is_some()) {
         notes.push("oidc.use_proxy has no effect under Spin, which calls without a proxy");
     }
     notes

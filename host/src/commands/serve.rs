@@ -162,12 +162,19 @@ impl Host {
             [] => String::new(),
             _ => format!(", {name} {}", allowed.join(", ")),
         };
-        console::info(&format!(
-            "identity provider: {}{}{}",
-            config.oidc.issuer,
-            restriction("domains", &config.oidc.allowed_email_domains),
-            restriction("groups", &config.oidc.allowed_groups)
-        ));
+        for provider in &config.oidc {
+            console::info(&format!(
+                "identity provider: {}{}{}{}",
+                provider.name.as_ref().map(|name| format!("{name}, ")).unwrap_or_default(),
+                provider.issuer,
+                restriction("domains", &provider.allowed_email_domains),
+                restriction("groups", &provider.allowed_groups)
+            ));
+        }
+        if !config.service_identities.is_empty() {
+            let programs = config.service_identities.iter().map(|entry| format!("{} ({})", entry.name, entry.issuer));
+            console::info(&format!("service identities: {}", programs.collect::<Vec<_>>().join(", ")));
+        }
         let upstreams: Vec<String> = config
             .upstreams
             .iter()
@@ -289,10 +296,11 @@ pub(crate) fn outbound(
 ) -> Result<Arc<Outbound>, Faults> {
     let config = &settings.config;
     let mut trust = runtime_config.client_tls.clone();
-    if let Some(roots) = &config.oidc.ca_cert_pem {
+    for provider in &config.oidc {
+        let Some(roots) = &provider.ca_cert_pem else { continue };
         let own = Trust { roots: Some(roots.clone()), ..Trust::default() };
-        let discovery = config.oidc.discovery_url.as_ref();
-        for host in [Some(&config.oidc.issuer), discovery].into_iter().flatten().filter_map(|url| url.host_str()) {
+        let discovery = provider.discovery_url.as_ref();
+        for host in [Some(&provider.issuer), discovery].into_iter().flatten().filter_map(|url| url.host_str()) {
             trust.insert(host.to_ascii_lowercase(), own.clone());
         }
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::*;
 
+mod providers;
 mod rendered;
+mod service_identities;
 
 /// The least that a gateway needs.
 const MINIMAL: [(&str, &str); 3] = [
@@ -86,12 +88,12 @@ fn the_smallest_file_loads_with_the_documented_defaults() {
     let Loaded { config, warnings } = load("");
     assert_eq!(warnings, []);
     assert_eq!((config.listen.port, config.listen.public_url), (8080, None));
-    assert_eq!(config.oidc.scopes, ["openid", "profile", "email", "offline_access"]);
-    assert_eq!(config.oidc.groups_claim, ClaimPath("groups".to_owned()));
-    assert_eq!(config.oidc.email_claim, [ClaimPath("email".to_owned())]);
-    assert_eq!(config.oidc.user_id_claim, ClaimPath("sub".to_owned()));
-    assert_eq!(config.oidc.id_token_signed_response_alg, SigningAlg::Rs256);
-    assert!(config.oidc.use_pkce && !config.oidc.userinfo_fallback && !config.oidc.scope_on_refresh);
+    assert_eq!(config.oidc[0].scopes, ["openid", "profile", "email", "offline_access"]);
+    assert_eq!(config.oidc[0].groups_claim, ClaimPath("groups".to_owned()));
+    assert_eq!(config.oidc[0].email_claim, [ClaimPath("email".to_owned())]);
+    assert_eq!(config.oidc[0].user_id_claim, ClaimPath("sub".to_owned()));
+    assert_eq!(config.oidc[0].id_token_signed_response_alg, SigningAlg::Rs256);
+    assert!(config.oidc[0].use_pkce && !config.oidc[0].userinfo_fallback && !config.oidc[0].scope_on_refresh);
     assert!(config.session.jwt_secrets.is_empty());
     assert_eq!(config.session.ttl, Duration::from_hours(1));
     assert!(config.store.postgres_url.is_none());
@@ -113,9 +115,9 @@ fn a_file_with_every_key_loads() {
     let unused = ["upstreams[0].models[0]", "upstreams[3].models[0]"];
     assert_eq!(warnings, [&unused[..], &["managed.policies[0].cli.somethingNew", "cri"]].concat());
     assert_eq!((config.listen.port, config.listen.public_url.as_deref()), (8443, Some("https://gateway.example.com")));
-    assert_eq!(config.oidc.allowed_email_domains, ["example.com", "sub.example.com"]);
-    assert_eq!(config.oidc.allowed_groups, ["eng", "ops"]);
-    assert_eq!(config.oidc.form_action_origins, ["https://login.example.com", "https://*.example.com"]);
+    assert_eq!(config.oidc[0].allowed_email_domains, ["example.com", "sub.example.com"]);
+    assert_eq!(config.oidc[0].allowed_groups, ["eng", "ops"]);
+    assert_eq!(config.oidc[0].form_action_origins, ["https://login.example.com", "https://*.example.com"]);
     assert_eq!(config.session.ttl, Duration::from_mins(30));
     let address = config.store.postgres_url.expect("given");
     assert_eq!(address.reveal(), "postgres://gateway:p%40ss@db.example.com/gateway?sslmode=require");
@@ -140,7 +142,7 @@ fn the_document_as_a_whole_is_judged() {
     check(&[
         (
             "listen:\nprot: 1",
-            "1:7: listen: is empty: expected a mapping, or remove the key\n2:1: prot: unknown key; known here: listen, oidc, session, store, upstreams, models, auto_include_builtin_models, admin, enforcement, pricing, managed, telemetry, access_control, limits, timeouts, rate_limits, login_notice, cri",
+            "1:7: listen: is empty: expected a mapping, or remove the key\n2:1: prot: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, enforcement, pricing, managed, telemetry, access_control, limits, timeouts, rate_limits, login_notice, cri",
         ),
         ("telemtry: {}", "1:1: telemtry: unknown key; did you mean `telemetry`?"),
         (
@@ -216,7 +218,7 @@ fn json_is_accepted_with_tabs_and_comments_with_anything() {
         ("session:\t{}\t# A comment: with a colon, [brackets] and ${VARIABLES}.", "accepted"),
         (
             "x-defaults: &none {}\nlimits: *none",
-            "1:1: x-defaults: unknown key; known here: listen, oidc, session, store, upstreams, models, auto_include_builtin_models, admin, enforcement, pricing, managed, telemetry, access_control, limits, timeouts, rate_limits, login_notice, cri",
+            "1:1: x-defaults: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, enforcement, pricing, managed, telemetry, access_control, limits, timeouts, rate_limits, login_notice, cri",
         ),
         ("limits: &none {}\ntimeouts: *none", "accepted"),
     ]);

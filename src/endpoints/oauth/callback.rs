@@ -10,6 +10,7 @@ use http::{HeaderValue, StatusCode, header};
 use crate::domain::audit::{AuditEvent, SessionOutcome};
 use crate::domain::device_grant::{self, LIFETIME, Tokens};
 use crate::domain::oidc::describe;
+use crate::domain::providers;
 use crate::domain::sign_in::{BrowserLeg, Returned, clear_cookie, cookie, redirect_uri};
 use crate::endpoints::{FormAction, page};
 use crate::error::Failure;
@@ -42,6 +43,11 @@ pub(crate) async fn get(gateway: &Rc<Gateway>, context: &Context, request: Reque
         audit(gateway, context, "invalid_state", None);
         return Ok(problem(context, StatusCode::BAD_REQUEST, Trouble::LinkExpired, None));
     };
+    // The configuration may have changed while the person was away.
+    let Some(provider) = providers::find(&gateway.config.oidc, leg.provider.as_deref()) else {
+        audit(gateway, context, "invalid_state", Some("the identity provider is not configured any more"));
+        return Ok(problem(context, StatusCode::BAD_REQUEST, Trouble::LinkExpired, None));
+    };
     let mark = request.header(header::COOKIE).and_then(|header| cookie(header, &context.origin));
     if !leg.is_of_browser(mark) {
         audit(gateway, context, "browser_mismatch", None);
@@ -58,7 +64,7 @@ pub(crate) async fn get(gateway: &Rc<Gateway>, context: &Context, request: Reque
         nonce: &leg.nonce,
         issuer: issuer.as_deref(),
     };
-    match idp::sign_in(gateway, exchange).await {
+    match idp::sign_in(gateway, provider, exchange).await {
         Ok(signed_in) => approve(gateway, context, &leg, signed_in).await,
         Err(trouble) => {
             // The code is spent, or will be: what failed here fails for the device as well (auth contract §12).
@@ -88,11 +94,13 @@ async fn approve(
     let keys = gateway.keys().await?;
     let session_id = gateway.new_session_id();
     let SignedIn { identity, refresh_token } = signed_in;
+    let ttl = gateway.config.session.ttl;
     let tokens = Tokens {
-        access_token: gateway.mint(context, &keys, &identity, &session_id, gateway.config.session.ttl),
+        access_token: gateway.mint(context, &keys, &identity, &session_id, ttl),
         idp_token: refresh_token.map(|token| token.reveal().clone()),
         session_id,
         subject: identity.subject.clone(),
+            provider: leg.provider.clone(),
         email: identity.email.clone(),
         name: identity.name.clone(),
     };
@@ -101,7 +109,6 @@ async fn approve(
         return Ok(already_decided(gateway, context));
     }
     let email = identity.email.as_deref();
-    let ttl = gateway.config.session.ttl;
     let event = SessionOutcome::success(&identity.subject, email, context.client_ip, ttl);
     gateway.audit(context, &AuditEvent::SessionMint(event));
     let done = Done::SignedIn { email: identity.email };

@@ -4,6 +4,7 @@ pub(crate) mod callback;
 pub(crate) mod device_authorization;
 pub(crate) mod revoke;
 pub(crate) mod token;
+pub(crate) mod token_exchange;
 
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;

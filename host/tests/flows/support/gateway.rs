@@ -56,6 +56,8 @@ pub(crate) struct Site {
     pub(crate) public_url: String,
     pub(crate) issuer: String,
     pub(crate) id_token_alg: &'static str,
+    /// Several identity providers in place of the one: name, issuer, and further keys of the entry.
+    pub(crate) providers: Vec<(&'static str, String, &'static str)>,
     /// Base URLs, in the order in which they are tried.
     pub(crate) upstreams: Vec<String>,
     pub(crate) postgres_url: Option<String>,
@@ -84,6 +86,7 @@ impl Site {
             public_url: format!("http://127.0.0.1:{port}"),
             issuer: String::new(),
             id_token_alg: "RS256",
+            providers: Vec::new(),
             upstreams: Vec::new(),
             postgres_url: None,
             has_session_secret: false,
@@ -123,6 +126,7 @@ impl Site {
             public_url: self.public_url.clone(),
             issuer: self.issuer.clone(),
             id_token_alg: self.id_token_alg,
+            providers: self.providers.clone(),
             upstreams: self.upstreams.clone(),
             postgres_url: self.postgres_url.clone(),
             has_session_secret: self.has_session_secret,
@@ -181,11 +185,23 @@ impl Site {
     /// The configuration.
     pub(crate) fn yaml(&self) -> String {
         let mut yaml = format!(
-            "listen:\n  host: 127.0.0.1\n  port: {}\n  public_url: {}\n{}\
-             oidc:\n  issuer: {}\n  client_id: sallyport\n  client_secret: ${{CLIENT_SECRET}}\n  \
-             allowed_email_domains: [example.com]\n  id_token_signed_response_alg: {}\n",
-            self.port, self.public_url, self.more_listen, self.issuer, self.id_token_alg
+            "listen:\n  host: 127.0.0.1\n  port: {}\n  public_url: {}\n{}oidc:\n",
+            self.port, self.public_url, self.more_listen
         );
+        if self.providers.is_empty() {
+            let _ = write!(
+                yaml,
+                "  issuer: {}\n  client_id: sallyport\n  client_secret: ${{CLIENT_SECRET}}\n  \
+                 allowed_email_domains: [example.com]\n  id_token_signed_response_alg: {}\n",
+                self.issuer, self.id_token_alg
+            );
+        }
+        for (name, issuer, more) in &self.providers {
+            let _ = write!(
+                yaml,
+                "  - {{ name: {name}, issuer: \"{issuer}\", client_id: sallyport, client_secret: \"${{CLIENT_SECRET}}\", {more} }}\n"
+            );
+        }
         if self.has_session_secret {
             yaml.push_str("session:\n  jwt_secret: ${SESSION_SECRET}\n");
         }

@@ -6,6 +6,7 @@
 mod gateway;
 mod http;
 mod idp;
+mod issuer;
 mod people;
 mod postgres;
 mod programs;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 pub(crate) use gateway::{Gateway, SESSION_SECRET, Site, Store, UPSTREAM_KEY, binary};
 pub(crate) use http::Answer;
 pub(crate) use idp::{Idp, person};
+pub(crate) use issuer::Issuer;
 pub(crate) use people::{Browser, Device, Tokens, poll, refresh, sign_in, until_ready};
 pub(crate) use postgres::{PASSWORD, Postgres};
 pub(crate) use programs::{command, lacks};

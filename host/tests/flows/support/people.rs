@@ -37,13 +37,18 @@ impl Browser {
 
     /// Confirms a user code at `gateway` and returns where the browser is sent: the identity provider.
     pub(crate) fn confirm(&self, gateway: &Gateway, user_code: &str) -> Url {
+        self.confirm_with(gateway, user_code, &[])
+    }
+
+    /// The same, with more fields of the form.
+    pub(crate) fn confirm_with(&self, gateway: &Gateway, user_code: &str, more: &[(&str, &str)]) -> Url {
         let page =
             gateway.call(self.client.get(gateway.url(&format!("/device?user_code={user_code}")))).send().expect(200);
         assert!(page.text().contains(user_code), "the page shows the code: {}", page.text());
         let posted = gateway
             .call(self.client.post(gateway.url("/device")))
             .header("sec-fetch-site", "same-origin")
-            .form(&[("user_code", user_code)])
+            .form(&[&[("user_code", user_code)], more].concat())
             .send()
             .expect(302);
         posted.header("location").parse().expect("a URL")

@@ -11,7 +11,7 @@ use crate::config::Secret;
 use crate::domain::device_grant::{self, DeviceCode, INTERVAL, Poll, Tokens};
 use crate::domain::refresh_token::RefreshToken;
 use crate::domain::session;
-use crate::endpoints::oauth::answer;
+use crate::endpoints::oauth::{answer, token_exchange};
 use crate::endpoints::{form_body, retry_after};
 use crate::error::Failure;
 use crate::exchange::{Request, Response};
@@ -48,7 +48,10 @@ pub(crate) async fn post(gateway: &Rc<Gateway>, context: &Context, mut request: 
     match form.first("grant_type") {
         Some("urn:ietf:params:oauth:grant-type:device_code") => poll(gateway, context, &client, &form).await,
         Some("refresh_token") => refresh::refresh(gateway, context, &client, &form).await,
-        _ => Err(bad_request("unsupported_grant_type", "grant_type must be device_code or refresh_token")),
+        _ => match token_exchange::presented(gateway, context, &form)? {
+            Some(presented) => token_exchange::exchange(gateway, context, &client, presented).await,
+            None => Err(bad_request("unsupported_grant_type", "grant_type must be device_code or refresh_token")),
+        },
     }
 }
 
@@ -103,6 +106,7 @@ async fn hand_over(
         session_id: tokens.session_id,
         generation: 0,
         is_known: begun.is_ok(),
+        provider: tokens.provider,
         idp_token: Secret::new(idp_token),
     });
     Ok(answer(&TokenResponse {

@@ -16,6 +16,7 @@ use super::{Bearer, TokenResponse, missing};
 use crate::domain::audit::{AuditEvent, SessionEnded, SessionOutcome};
 use crate::domain::device_grant::INTERVAL;
 use crate::domain::ids::Timestamp;
+use crate::domain::providers;
 use crate::domain::refresh_token::RefreshToken;
 use crate::domain::rotation::{self, Verdict};
 use crate::domain::session::Keys;
@@ -65,11 +66,14 @@ pub(super) async fn refresh(
     upkeep::after_response(gateway);
     let opened = gateway.unseal(|keys| RefreshToken::open(presented, keys)).await?;
     let mut token = opened.map_err(|error| ended(gateway, context, &format!("refresh token: {error}")))?;
+    let provider = providers::find(&gateway.config.oidc, token.provider.as_deref()).ok_or_else(|| {
+        ended(gateway, context, "refresh token: its identity provider is not configured any more")
+    })?;
     let claim = claim(gateway, context, client, &mut token).await?;
     if let Claim::Done(sealed) = &claim {
         return again(gateway, context, sealed).await;
     }
-    match idp::refresh(gateway, &token.idp_token).await {
+    match idp::refresh(gateway, provider, &token.idp_token).await {
         Ok(signed_in) => go_on(gateway, context, client, token, &claim, signed_in).await,
         Err(trouble) => {
             if let Claim::Ours(until) = claim {

@@ -1,5 +1,5 @@
 // The identity provider of the stories: the certified `oidc-provider`, in memory, with people who sign in by saying
-// who they are. A browser names its person in the header `x-login`; there is nothing to type and no script to run.
+// who they are. A program that plays a browser names its person in the header `x-login`; a real one gets a form.
 //
 // Reads one JSON object from the first line of standard input, prints one JSON line when it listens, and ends when
 // standard input does.
@@ -82,7 +82,23 @@ const server = createServer(async (request, response) => {
     }
     if (pathname.startsWith('/interaction/')) {
       await provider.interactionDetails(request, response);
-      const login = { login: { accountId: request.headers['x-login'] } };
+      let accountId = request.headers['x-login'];
+      if (request.method === 'POST') {
+        const chunks = [];
+        for await (const chunk of request) chunks.push(chunk);
+        accountId = new URLSearchParams(Buffer.concat(chunks).toString()).get('login');
+      }
+      if (!accountId) {
+        response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' }).end(`<!doctype html><html lang="en">
+          <title>Sign in</title><form method="post"><label>Who are you? <input name="login"></label><button>Go</button></form>`);
+        return;
+      }
+      if (accountId === 'nobody') {
+        const denial = { error: 'access_denied', error_description: 'End-User aborted "><b>' };
+        await provider.interactionFinished(request, response, denial, { mergeWithLastSubmission: false });
+        return;
+      }
+      const login = { login: { accountId } };
       await provider.interactionFinished(request, response, login, { mergeWithLastSubmission: false });
       return;
     }
