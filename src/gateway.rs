@@ -17,6 +17,7 @@ use crate::endpoints;
 use crate::error::Failure;
 use crate::exchange::{Body, BodyError, Request, Response, read_body};
 use crate::log::{self, Level};
+use crate::pages::Brand;
 use crate::ports::Ports;
 use crate::routes::Route;
 use crate::store::cache::Cache;
@@ -32,6 +33,8 @@ pub struct Gateway {
     pub policies: Policies,
     /// What answers cost.
     pub prices: Prices,
+    /// What pages look like.
+    pub brand: Brand,
     /// The world.
     pub ports: Ports,
     /// What this instance remembers.
@@ -57,6 +60,7 @@ impl Gateway {
             catalog: Catalog::of(&config),
             policies,
             prices: Prices::of(&config),
+            brand: Brand::of(&config.branding),
             config,
             ports,
             cache: Cache::default(),
@@ -132,7 +136,10 @@ impl Gateway {
     }
 
     fn context(&self, request: &Request) -> Context {
-        let forwarded = request.headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
+        // A line with odd bytes is read all the same: what the proxy appended to it still counts, and comes first.
+        let lines: Vec<_> = request.headers.get_all("x-forwarded-for").iter().collect();
+        let lines: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+        let forwarded = lines.iter().map(|line| &**line);
         // A host that does not tell the peer gets the one address that no rule trusts.
         let peer = request.peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         Context {

@@ -71,6 +71,11 @@ pub(crate) fn service_identity() -> ServiceIdentity {
     }
 }
 
+/// The look that nobody has configured.
+pub(crate) fn branding() -> config::Branding {
+    config::Branding { name: "Sallyport".to_owned(), support_url: None, accent_color: None, accent_color_dark: None }
+}
+
 /// A gateway at `https://gw.example.test` with every default and one signing secret.
 pub(crate) fn config() -> Config {
     Config {
@@ -100,6 +105,7 @@ pub(crate) fn config() -> Config {
             device_authorization: RateLimit { max: 30, window: Duration::from_mins(10) },
             device_verify: RateLimit { max: 10, window: Duration::from_mins(10) },
         },
+        branding: branding(),
         login_notice: None,
         sha256: String::new(),
     }

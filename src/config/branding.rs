@@ -31,7 +31,10 @@ pub(super) fn branding(keys: &mut Keys<'_, '_>) -> Option<Branding> {
         "The same where the person's device is set to dark. It must be light enough to be read on a dark page.",
     );
     if keys.has("accent_color") != keys.has("accent_color_dark") {
-        keys.warn("", "`accent_color` and `accent_color_dark` belong together: with one of them the pages have two colors");
+        keys.warn(
+            "",
+            "`accent_color` and `accent_color_dark` belong together: with one of them the pages have two colors",
+        );
     }
     Some(Branding { name: name?, support_url, accent_color, accent_color_dark })
 }

@@ -7,8 +7,8 @@ use super::shape::Shape;
 use super::yaml::Node;
 use super::{Config, Model, Oidc, Policy, PriceOverride, Pricing, Upstream};
 use super::{
-    admin, catalog, cri, http, listen, managed, models, oidc, pricing, service_identities, session, store, telemetry,
-    upstreams,
+    admin, branding, catalog, cri, http, listen, managed, models, oidc, pricing, service_identities, session, store,
+    telemetry, upstreams,
 };
 
 /// Decodes the whole document. Its `sha256` is not filled in.
@@ -82,6 +82,12 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
     let limits = keys.or("limits", section(http::limits), "{}", "Sizes of requests.");
     let timeouts = keys.or("timeouts", section(http::timeouts), "{}", "Waiting times.");
     let rate_limits = keys.or("rate_limits", section(http::rate_limits), "{}", "Sign-in attempts per client address.");
+    let branding = keys.or(
+        "branding",
+        section(branding::branding),
+        "{}",
+        "What the pages for people look like, and where they find help.",
+    );
     let login_notice = keys.optional(
         "login_notice",
         text_between(1, 500).map(|notice| notice.lines().collect::<Vec<_>>().join(" ")),
@@ -151,6 +157,7 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         limits: limits?,
         timeouts: timeouts?,
         rate_limits: rate_limits?,
+        branding: branding?,
         login_notice,
         sha256: String::new(),
     };

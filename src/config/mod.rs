@@ -5,6 +5,7 @@
 
 mod address;
 mod admin;
+mod branding;
 mod catalog;
 mod cri;
 mod decode;
@@ -137,6 +138,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Sign-in rate limits.
     pub rate_limits: RateLimits,
+    /// What pages look like.
+    pub branding: Branding,
     /// Shown on the sign-in page and by clients. Line breaks are already spaces.
     pub login_notice: Option<String>,
     /// Lower-case hex SHA-256 of the effective configuration: same meaning, same digest.
@@ -684,6 +687,28 @@ pub struct RateLimits {
     pub device_authorization: RateLimit,
     /// Posts of user codes, per client address.
     pub device_verify: RateLimit,
+}
+
+/// Section `branding`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Branding {
+    /// What pages call the gateway.
+    pub name: String,
+    /// Where people find help; http(s) or mailto.
+    pub support_url: Option<String>,
+    /// Buttons and links.
+    pub accent_color: Option<Color>,
+    /// The same on dark pages.
+    pub accent_color_dark: Option<Color>,
+}
+
+/// An sRGB color.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Color {
+    pub red: u8,
+    pub green: u8,
+    pub blue: u8,
 }
 
 /// A fixed-window limit.

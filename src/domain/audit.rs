@@ -48,7 +48,8 @@ pub enum AuditEvent<'a> {
     },
     /// `device.verify`: a person posted a code.
     DeviceVerify {
-        /// `redirect`, `unknown_code`, `unknown_provider`, `csrf_rejected`, `rate_limited`, or `idp_unavailable`.
+        /// `redirect`, `unknown_code`, `unknown_provider`, `csrf_rejected`, `rate_limited`,
+        /// `idp_unavailable`, or `error`.
         result: &'static str,
         /// The browser's address.
         client_ip: IpAddr,
@@ -71,7 +72,7 @@ pub enum AuditEvent<'a> {
     },
     /// `device.callback`: a browser came back and the grant stays as it is.
     DeviceCallback {
-        /// `browser_mismatch`, and beyond the reference: `idp_error`, `invalid_state`, `not_waiting`.
+        /// `browser_mismatch`, and beyond the reference: `idp_error`, `invalid_state`, `not_waiting`, `error`.
         result: &'static str,
         /// The browser's address.
         client_ip: IpAddr,

@@ -74,6 +74,8 @@ pub fn admit(address: IpAddr, rules: &AccessControl, is_probe: bool) -> Result<(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn ranges(ranges: &[&str]) -> Vec<IpNet> {
@@ -126,6 +128,69 @@ mod tests {
             ("192.0.2.1", true, Ok(())),
         ] {
             assert_eq!(admit(address.parse().expect("an address"), &rules, is_probe), decision, "{address} {is_probe}");
+        }
+    }
+
+    /// An element of the header: an address of ours, one of the world, or something else.
+    fn element() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "10\\.[0-9]{1,2}\\.0\\.[1-9]",
+            "203\\.0\\.113\\.[1-9]{1,2}",
+            "203\\.0\\.113\\.[1-9]:[1-9][0-9]{0,3}",
+            "\\[2001:db8::[1-9]\\]:443",
+            "2001:db8::[1-9a-f]{1,3}",
+            "::ffff:203\\.0\\.113\\.[1-9]",
+            " {0,2}",
+            "[a-z0-9.:_-]{0,8}",
+        ]
+    }
+
+    fn elements() -> impl Strategy<Value = Vec<String>> {
+        proptest::collection::vec(element(), 0..6)
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_header_says_an_untrusted_peer_is_the_client(elements in elements()) {
+            let line = elements.join(",");
+            let peer = address("198.51.100.7");
+            prop_assert_eq!(resolve(peer, [line.as_str()].into_iter(), &ranges(&["10.0.0.0/8"])), peer);
+        }
+
+        #[test]
+        fn the_client_is_the_peer_or_an_address_that_nobody_trusts(elements in elements()) {
+            let trusted = ranges(&["10.0.0.0/8"]);
+            let line = elements.join(",");
+            let peer = address("10.0.0.1");
+            let client = resolve(peer, [line.as_str()].into_iter(), &trusted);
+            prop_assert!(client == peer || !contains(&trusted, client));
+            prop_assert!(client == peer || elements.iter().any(|element| parse(element.trim()) == Some(client)));
+        }
+
+        #[test]
+        fn what_a_client_writes_before_the_proxy_does_is_not_believed(forged in elements(), appends: bool) {
+            let honest = "198.51.100.7, 10.1.2.3";
+            // A proxy appends to the line that came, or adds one.
+            let forged = forged.join(",");
+            let lines = if appends { vec![format!("{forged}, {honest}")] } else { vec![forged, honest.to_owned()] };
+            let client = resolve(address("10.0.0.1"), lines.iter().map(String::as_str), &ranges(&["10.0.0.0/8"]));
+            prop_assert_eq!(client, address("198.51.100.7"));
+        }
+
+        #[test]
+        fn several_lines_count_as_one_list(elements in elements(), cut in 0..6_usize) {
+            let trusted = ranges(&["10.0.0.0/8"]);
+            let (one, two) = elements.split_at(cut.min(elements.len()));
+            let (one, two, whole) = (one.join(","), two.join(","), elements.join(","));
+            let peer = address("10.0.0.1");
+            prop_assert_eq!(
+                resolve(peer, [one.as_str(), two.as_str()].into_iter(), &trusted),
+                resolve(peer, [whole.as_str()].into_iter(), &trusted)
+            );
         }
     }
 }

@@ -35,7 +35,7 @@ pub(crate) async fn get(gateway: &Rc<Gateway>, context: &Context, request: Reque
         login_notice: gateway.config.login_notice.clone(),
         ways: ways(gateway, ""),
     };
-    Ok(page(StatusCode::OK, &confirm, FormAction::OursAnd(&form_targets(gateway).await)))
+    Ok(page(gateway, StatusCode::OK, &confirm, FormAction::OursAnd(&form_targets(gateway).await)))
 }
 
 /// Sends the browser to the identity provider.
@@ -73,7 +73,7 @@ pub(crate) async fn post(gateway: &Rc<Gateway>, context: &Context, request: Requ
             gateway.log(Level::Error, &format!("sign-in is not possible ({}): {cause}", context.request_id));
             let reference = Reference::of(&context.request_id);
             let problem = Problem { trouble: Trouble::ProviderAway, reference, detail: None };
-            return Ok(page(StatusCode::SERVICE_UNAVAILABLE, &problem, FormAction::Ours));
+            return Ok(page(gateway, StatusCode::SERVICE_UNAVAILABLE, &problem, FormAction::Ours));
         }
     };
     let leg = BrowserLeg::start(grant, oidc, &[gateway.random(), gateway.random(), gateway.random()], now);
@@ -110,7 +110,7 @@ pub(crate) mod deny {
             audit(gateway, context, "unknown_code", None);
             let reference = Reference::of(&context.request_id);
             let problem = Problem { trouble: Trouble::NothingWaits, reference, detail: None };
-            return Ok(page(StatusCode::NOT_FOUND, &problem, FormAction::Ours));
+            return Ok(page(gateway, StatusCode::NOT_FOUND, &problem, FormAction::Ours));
         };
         // A grant that cannot be opened any more is stopped all the same.
         let asked = gateway.unseal(|keys| device_grant::open::<Asked>(&sealed, keys, now)).await?.ok().flatten();
@@ -123,7 +123,7 @@ pub(crate) mod deny {
                 requested_at: asked.as_ref().map(|asked| asked.requested_at.as_str()),
             },
         );
-        Ok(page(StatusCode::OK, &Done::Stopped, FormAction::Ours))
+        Ok(page(gateway, StatusCode::OK, &Done::Stopped, FormAction::Ours))
     }
 }
 
@@ -201,7 +201,7 @@ async fn choose(gateway: &Gateway, context: &Context, user_code: &UserCode, emai
         complaint: complaint_of(context, complaint),
         host: host(&context.origin),
     };
-    page(status, &choose, FormAction::OursAnd(&form_targets(gateway).await))
+    page(gateway, status, &choose, FormAction::OursAnd(&form_targets(gateway).await))
 }
 
 fn complaint_of(context: &Context, text: Option<&str>) -> Option<Complaint> {
@@ -215,7 +215,7 @@ async fn form(gateway: &Gateway, context: &Context, status: StatusCode, complain
         login_notice: gateway.config.login_notice.clone(),
         complaint: complaint_of(context, complaint),
     };
-    page(status, &enter, FormAction::OursAnd(&form_targets(gateway).await))
+    page(gateway, status, &enter, FormAction::OursAnd(&form_targets(gateway).await))
 }
 
 /// Where a posted form may be redirected to. Without the identity provider's document the page still shows.
@@ -233,7 +233,7 @@ async fn form_targets(gateway: &Gateway) -> Vec<String> {
     targets
 }
 
-fn audit(gateway: &Gateway, context: &Context, result: &'static str, err: Option<&str>) {
+pub(super) fn audit(gateway: &Gateway, context: &Context, result: &'static str, err: Option<&str>) {
     gateway.audit(context, &AuditEvent::DeviceVerify { result, client_ip: context.client_ip, err });
 }
 

@@ -19,5 +19,5 @@ pub(crate) async fn get(gateway: &Rc<Gateway>, context: &Context, _request: Requ
         identity_provider: hosts.join(", "),
         version: env!("CARGO_PKG_VERSION"),
     };
-    Ok(page(StatusCode::OK, &landing, FormAction::Nowhere))
+    Ok(page(gateway, StatusCode::OK, &landing, FormAction::Nowhere))
 }

@@ -20,7 +20,8 @@ use http::{HeaderValue, StatusCode, header};
 use crate::error::Failure;
 use crate::exchange::{self, BodyError, Request, Response, read_body};
 use crate::gateway::{Context, Gateway};
-use crate::pages::{self, Page};
+use crate::log::Level;
+use crate::pages::{Page, Problem, Reference, Trouble};
 use crate::routes::Route;
 
 use v1::telemetry::Signal;
@@ -45,9 +46,19 @@ pub(crate) async fn dispatch(
         Route::Discovery => well_known::oauth_authorization_server::get(gateway, context, request).await,
         Route::DeviceAuthorization => oauth::device_authorization::post(gateway, context, request).await,
         Route::DevicePage => device::get(gateway, context, request).await,
-        Route::DeviceVerify => device::post(gateway, context, request).await,
-        Route::DeviceDeny => device::deny::post(gateway, context, request).await,
-        Route::Callback => oauth::callback::get(gateway, context, request).await,
+        Route::DeviceVerify => {
+            let outcome = device::post(gateway, context, request);
+            for_browser(gateway, context, outcome, |err| device::audit(gateway, context, "error", Some(err))).await
+        }
+        Route::DeviceDeny => {
+            let outcome = device::deny::post(gateway, context, request);
+            for_browser(gateway, context, outcome, |err| device::audit(gateway, context, "error", Some(err))).await
+        }
+        Route::Callback => {
+            let outcome = oauth::callback::get(gateway, context, request);
+            for_browser(gateway, context, outcome, |err| oauth::callback::audit(gateway, context, "error", Some(err)))
+                .await
+        }
         Route::Token => oauth::token::post(gateway, context, request).await,
         Route::Revoke => oauth::revoke::post(gateway, context, request).await,
         Route::ManagedSettings => managed::settings::get(gateway, context, request).await,
@@ -90,7 +101,7 @@ enum FormAction<'a> {
 }
 
 /// A page with the headers of auth contract §4.5. Unlike the reference, style is let through by its hash.
-fn page(status: StatusCode, page: &impl Page, form_action: FormAction<'_>) -> Response {
+fn page(gateway: &Gateway, status: StatusCode, page: &impl Page, form_action: FormAction<'_>) -> Response {
     let targets = match form_action {
         FormAction::Nowhere => "'none'".to_owned(),
         FormAction::Ours => "'self'".to_owned(),
@@ -100,9 +111,9 @@ fn page(status: StatusCode, page: &impl Page, form_action: FormAction<'_>) -> Re
     };
     let policy = format!(
         "default-src 'none'; style-src {}; frame-ancestors 'none'; form-action {targets}; base-uri 'none'",
-        pages::style_source()
+        gateway.brand.style_source()
     );
-    let mut response = exchange::html(status, page.render());
+    let mut response = exchange::html(status, page.render(&gateway.brand));
     let headers = response.headers_mut();
     // Configured origins are checked when the configuration is read; an odd one costs the page its forms, no more.
     let policy = HeaderValue::try_from(policy)
@@ -111,6 +122,27 @@ fn page(status: StatusCode, page: &impl Page, form_action: FormAction<'_>) -> Re
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
     response
+}
+
+/// The answer to a browser: also a failure of our own is a page, with a reference that the audit event (which `audit`
+/// writes) shares. What a program would rather have, such as a refused size, stays as it is.
+async fn for_browser(
+    gateway: &Gateway,
+    context: &Context,
+    outcome: impl Future<Output = Result<Response, Failure>>,
+    audit: impl FnOnce(&str),
+) -> Result<Response, Failure> {
+    match outcome.await {
+        Err(failure) if failure.status().is_server_error() => {
+            let cause = failure.cause().unwrap_or("no cause");
+            audit(cause);
+            gateway.log(Level::Error, &format!("{} ({}): {cause}", failure.status().as_u16(), context.request_id));
+            let problem =
+                Problem { trouble: Trouble::Ours, reference: Reference::of(&context.request_id), detail: None };
+            Ok(page(gateway, failure.status(), &problem, FormAction::Ours))
+        }
+        outcome => outcome,
+    }
 }
 
 /// Whole seconds for `Retry-After` (RFC 9110 §10.2.3), rounded up, so that nobody comes back too early.

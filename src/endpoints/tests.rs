@@ -789,7 +789,11 @@ mod token {
         assert_eq!(world.send(Method::POST, "/oauth/device_authorization", &[], "").status, 500);
         let answer = world.verify(&user_code);
         assert_eq!(answer.status, 500);
-        assert_eq!(answer.json()["error"]["message"], "internal server error");
+        assert_is_page(&answer, "'self'");
+        assert!(answer.body.contains("0a1b2c3d") && !answer.body.contains("it is down"), "{}", answer.body);
+        let event = world.audited("device.verify").pop().expect("audited");
+        assert_eq!(event["result"], "error");
+        assert!(event["err"].as_str().expect("a reason").contains("it is down"), "{event}");
         world.db_is_down.set(false);
         assert_eq!(world.poll(&device_code).status, 200);
     }

@@ -27,12 +27,12 @@ impl Brand {
     pub fn of(configured: &Branding) -> Self {
         let mut style = STYLE.to_owned();
         if let Some(accent) = configured.accent_color {
-            write!(style, ":root {{ {} }}\n", accents(accent)).expect("memory");
+            writeln!(style, ":root {{ {} }}", accents(accent)).expect("memory");
         }
         // Behind the light one, which it would otherwise lose against.
         if let Some(accent) = configured.accent_color_dark {
             let accents = accents(accent);
-            write!(style, "@media (prefers-color-scheme: dark) {{ :root {{ {accents} }} }}\n").expect("memory");
+            writeln!(style, "@media (prefers-color-scheme: dark) {{ :root {{ {accents} }} }}").expect("memory");
         } else if configured.accent_color.is_some() {
             style.push_str(DARK_ACCENTS);
         }
@@ -67,8 +67,11 @@ mod tests {
         let plain = Brand::of(&testing::branding());
         assert_eq!(plain.style, STYLE);
         let color = |red, green, blue| Some(Color { red, green, blue });
-        let both =
-            Branding { accent_color: color(0, 0, 0x80), accent_color_dark: color(0xff, 0xcc, 0), ..testing::branding() };
+        let both = Branding {
+            accent_color: color(0, 0, 0x80),
+            accent_color_dark: color(0xff, 0xcc, 0),
+            ..testing::branding()
+        };
         let brand = Brand::of(&both);
         let added = brand.style.strip_prefix(STYLE).expect("the sheet, and more");
         assert_eq!(

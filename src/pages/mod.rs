@@ -2,23 +2,19 @@
 //!
 //! A page knows what to say, never why a request came here; statuses and headers are set in `endpoints/`.
 
+mod brand;
 mod device;
 mod done;
 mod landing;
 mod problem;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use sha2::{Digest, Sha256};
 
+pub use brand::Brand;
 pub use device::{Choose, Complaint, Confirm, EnterCode, Ways};
 pub use done::Done;
 pub use landing::Landing;
 pub use problem::{Problem, Reference, Trouble};
-
-/// The only style sheet, inline on every page.
-const STYLE: &str = include_str!("style.css");
 
 /// A small arched door in a wall.
 const MARK: &str = r#"<svg class="mark" viewBox="0 0 32 32" aria-hidden="true" focusable="false"><path d="M2 30V12l4-4V3h5v4h10V3h5v5l4 4v18H21V19a5 5 0 0 0-10 0v11z"/></svg>"#;
@@ -37,7 +33,7 @@ pub trait Page {
         Self: Sized;
 
     /// The whole document.
-    fn render(&self) -> String {
+    fn render(&self, brand: &Brand) -> String {
         let title = self.title();
         html! {
             (DOCTYPE)
@@ -46,14 +42,17 @@ pub trait Page {
                     meta charset="utf-8";
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta name="robots" content="noindex";
-                    title { (title) " · Sallyport" }
-                    style { (PreEscaped(STYLE)) }
+                    title { (title) " · " (brand.name) }
+                    style { (PreEscaped(&brand.style)) }
                 }
                 body {
                     main {
-                        p.brand { (PreEscaped(MARK)) "Sallyport" }
+                        p.brand { (PreEscaped(MARK)) (brand.name) }
                         h1 { (title) }
                         (self.content())
+                        @if let Some(url) = &brand.support_url {
+                            p.foot { "Questions? " a href=(url) rel="noreferrer" { "Get help" } }
+                        }
                     }
                 }
             }
@@ -62,25 +61,31 @@ pub trait Page {
     }
 }
 
-/// The source expression that lets the style sheet through a Content-Security-Policy (CSP 3 §2.3.1), and no other.
-pub fn style_source() -> String {
-    format!("'sha256-{}'", STANDARD.encode(Sha256::digest(STYLE.as_bytes())))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Branding;
+    use crate::testing;
+
+    /// A look with awkward text in every field.
+    fn brand() -> Brand {
+        Brand::of(&Branding {
+            name: "Tools <b>\"><b>".to_owned(),
+            support_url: Some("https://help.example.test/?a=\"><b>".to_owned()),
+            ..testing::branding()
+        })
+    }
 
     fn samples() -> Vec<(&'static str, String)> {
         vec![
-            ("enter code", EnterCode::sample().render()),
-            ("confirm", Confirm { ways: None, ..Confirm::sample() }.render()),
-            ("confirm among several", Confirm::sample().render()),
-            ("choose", Choose::sample().render()),
-            ("done", Done::sample().render()),
-            ("stopped", Done::Stopped.render()),
-            ("landing", Landing::sample().render()),
-            ("problem", Problem::sample().render()),
+            ("enter code", EnterCode::sample().render(&brand())),
+            ("confirm", Confirm { ways: None, ..Confirm::sample() }.render(&brand())),
+            ("confirm among several", Confirm::sample().render(&brand())),
+            ("choose", Choose::sample().render(&brand())),
+            ("done", Done::sample().render(&brand())),
+            ("stopped", Done::Stopped.render(&brand())),
+            ("landing", Landing::sample().render(&brand())),
+            ("problem", Problem::sample().render(&brand())),
         ]
     }
 
@@ -103,7 +108,8 @@ mod tests {
                 assert!(!page.contains(foreign), "{name} contains {foreign}");
             }
             for link in page.split("href=\"").skip(1) {
-                assert!(link.starts_with('/'), "{name} links to {link:.20}");
+                let is_help = link.starts_with("https://help.example.test/");
+                assert!(link.starts_with('/') || is_help, "{name} links to {link:.20}");
             }
         }
     }
@@ -128,11 +134,21 @@ mod tests {
     }
 
     #[test]
+    fn every_page_carries_the_name_and_the_way_to_help() {
+        for (name, page) in samples() {
+            assert!(page.contains("· Tools &lt;b&gt;"), "{name}");
+            assert!(page.contains("href=\"https://help.example.test/"), "{name}");
+        }
+        let plain = Done::Stopped.render(&Brand::of(&testing::branding()));
+        assert!(plain.contains("Sallyport") && !plain.contains("Get help"));
+    }
+
+    #[test]
     fn every_problem_says_what_to_do() {
         for trouble in Trouble::ALL {
             let page =
                 Problem { trouble, reference: Reference::of("0a1b2c3d-0000-4000-8000-000000000000"), detail: None };
-            let page = page.render();
+            let page = page.render(&brand());
             assert!(page.contains("0a1b2c3d") && !page.contains("0a1b2c3d-"), "{trouble:?}");
             assert!(page.contains("class=\"next\""), "{trouble:?}");
         }

@@ -38,11 +38,13 @@ pub enum Trouble {
     ProviderAway,
     /// There is no code to stop.
     NothingWaits,
+    /// Something of our own is broken.
+    Ours,
 }
 
 impl Trouble {
     /// Every one of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ProviderRefused,
         Self::LinkExpired,
         Self::OtherBrowser,
@@ -50,6 +52,7 @@ impl Trouble {
         Self::Refused,
         Self::ProviderAway,
         Self::NothingWaits,
+        Self::Ours,
     ];
 
     /// Heading, explanation, advice.
@@ -94,6 +97,11 @@ impl Trouble {
                 "There is no sign-in to stop: the code is not known, has expired, or was already used.",
                 "You can close this tab. If a sign-in in your name went through that you did not start, tell your \
                  security team at once.",
+            ),
+            Self::Ours => (
+                "Something went wrong here",
+                "The gateway could not do its part. Nothing is wrong with your account or your code.",
+                "Wait a minute and load this page again. If it goes on, give your administrator the reference below.",
             ),
         }
     }

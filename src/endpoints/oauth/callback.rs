@@ -32,26 +32,26 @@ pub(crate) async fn get(gateway: &Rc<Gateway>, context: &Context, request: Reque
             let said: String = describe(&error, description.as_deref()).chars().take(MAX_SAID).collect();
             audit(gateway, context, "idp_error", Some(&said));
             let detail = description.map_or_else(|| error.clone(), |description| format!("{error}: {description}"));
-            return Ok(problem(context, StatusCode::BAD_REQUEST, Trouble::ProviderRefused, Some(detail)));
+            return Ok(problem(gateway, context, StatusCode::BAD_REQUEST, Trouble::ProviderRefused, Some(detail)));
         }
         Returned::Incomplete => {
             audit(gateway, context, "invalid_state", None);
-            return Ok(problem(context, StatusCode::BAD_REQUEST, Trouble::LinkExpired, None));
+            return Ok(problem(gateway, context, StatusCode::BAD_REQUEST, Trouble::LinkExpired, None));
         }
     };
     let Ok(Some(leg)) = gateway.unseal(|keys| BrowserLeg::open(&state, keys, now)).await? else {
         audit(gateway, context, "invalid_state", None);
-        return Ok(problem(context, StatusCode::BAD_REQUEST, Trouble::LinkExpired, None));
+        return Ok(problem(gateway, context, StatusCode::BAD_REQUEST, Trouble::LinkExpired, None));
     };
     // The configuration may have changed while the person was away.
     let Some(provider) = providers::find(&gateway.config.oidc, leg.provider.as_deref()) else {
         audit(gateway, context, "invalid_state", Some("the identity provider is not configured any more"));
-        return Ok(problem(context, StatusCode::BAD_REQUEST, Trouble::LinkExpired, None));
+        return Ok(problem(gateway, context, StatusCode::BAD_REQUEST, Trouble::LinkExpired, None));
     };
     let mark = request.header(header::COOKIE).and_then(|header| cookie(header, &context.origin));
     if !leg.is_of_browser(mark) {
         audit(gateway, context, "browser_mismatch", None);
-        let refusal = problem(context, StatusCode::BAD_REQUEST, Trouble::OtherBrowser, None);
+        let refusal = problem(gateway, context, StatusCode::BAD_REQUEST, Trouble::OtherBrowser, None);
         return Ok(without_mark(refusal, context));
     }
     if !gateway.store().is_waiting(&leg.grant, now).await? {
@@ -79,7 +79,7 @@ pub(crate) async fn get(gateway: &Rc<Gateway>, context: &Context, request: Reque
             } else {
                 (StatusCode::BAD_REQUEST, Trouble::ProviderAway)
             };
-            Ok(without_mark(problem(context, status, trouble, None), context))
+            Ok(without_mark(problem(gateway, context, status, trouble, None), context))
         }
     }
 }
@@ -100,7 +100,7 @@ async fn approve(
         idp_token: refresh_token.map(|token| token.reveal().clone()),
         session_id,
         subject: identity.subject.clone(),
-            provider: leg.provider.clone(),
+        provider: leg.provider.clone(),
         email: identity.email.clone(),
         name: identity.name.clone(),
     };
@@ -112,16 +112,22 @@ async fn approve(
     let event = SessionOutcome::success(&identity.subject, email, context.client_ip, ttl);
     gateway.audit(context, &AuditEvent::SessionMint(event));
     let done = Done::SignedIn { email: identity.email };
-    Ok(without_mark(page(StatusCode::OK, &done, FormAction::Ours), context))
+    Ok(without_mark(page(gateway, StatusCode::OK, &done, FormAction::Ours), context))
 }
 
 fn already_decided(gateway: &Gateway, context: &Context) -> Response {
     audit(gateway, context, "not_waiting", None);
-    problem(context, StatusCode::BAD_REQUEST, Trouble::AlreadyDecided, None)
+    problem(gateway, context, StatusCode::BAD_REQUEST, Trouble::AlreadyDecided, None)
 }
 
-fn problem(context: &Context, status: StatusCode, trouble: Trouble, detail: Option<String>) -> Response {
-    page(status, &Problem { trouble, reference: Reference::of(&context.request_id), detail }, FormAction::Ours)
+fn problem(
+    gateway: &Gateway,
+    context: &Context,
+    status: StatusCode,
+    trouble: Trouble,
+    detail: Option<String>,
+) -> Response {
+    page(gateway, status, &Problem { trouble, reference: Reference::of(&context.request_id), detail }, FormAction::Ours)
 }
 
 fn without_mark(mut response: Response, context: &Context) -> Response {
@@ -130,6 +136,6 @@ fn without_mark(mut response: Response, context: &Context) -> Response {
     response
 }
 
-fn audit(gateway: &Gateway, context: &Context, result: &'static str, err: Option<&str>) {
+pub(in crate::endpoints) fn audit(gateway: &Gateway, context: &Context, result: &'static str, err: Option<&str>) {
     gateway.audit(context, &AuditEvent::DeviceCallback { result, client_ip: context.client_ip, err });
 }

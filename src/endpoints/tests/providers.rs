@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Oidc;
+use crate::domain::refresh_token::RefreshToken;
 use crate::testing::PARTNERS_ISSUER;
 
 fn corp() -> Oidc {
@@ -163,10 +164,17 @@ fn a_refresh_goes_to_the_provider_that_signed_the_person_in() {
 
 #[test]
 fn the_provider_that_was_there_first_may_keep_its_subjects_and_sessions() {
-    let before = World::new();
-    let tokens = before.sign_in();
     let world = World::with(|config| config.oidc = vec![Oidc { keep_subjects: true, ..corp() }, partners()]);
-    let answer = world.refresh(tokens["refresh_token"].as_str().expect("a token"));
+    // A token from before, when there was one provider and it had no name.
+    let token = RefreshToken {
+        session_id: "s-1".to_owned(),
+        generation: 0,
+        is_known: false,
+        provider: None,
+        idp_token: Secret::new("idp-refresh-1".to_owned()),
+    };
+    let keys = block_on(world.gateway.keys()).unwrap_or_else(|_| panic!("no keys"));
+    let answer = world.refresh(&token.seal(&keys, world.gateway.random()));
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert_eq!(world.session(&answer.json()["access_token"]).subject(), Some("alice"));
     world.idp.claims.borrow_mut()["sub"] = json!("partners:alice");

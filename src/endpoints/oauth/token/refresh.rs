@@ -66,9 +66,8 @@ pub(super) async fn refresh(
     upkeep::after_response(gateway);
     let opened = gateway.unseal(|keys| RefreshToken::open(presented, keys)).await?;
     let mut token = opened.map_err(|error| ended(gateway, context, &format!("refresh token: {error}")))?;
-    let provider = providers::find(&gateway.config.oidc, token.provider.as_deref()).ok_or_else(|| {
-        ended(gateway, context, "refresh token: its identity provider is not configured any more")
-    })?;
+    let provider = providers::find(&gateway.config.oidc, token.provider.as_deref())
+        .ok_or_else(|| ended(gateway, context, "refresh token: its identity provider is not configured any more"))?;
     let claim = claim(gateway, context, client, &mut token).await?;
     if let Claim::Done(sealed) = &claim {
         return again(gateway, context, sealed).await;
