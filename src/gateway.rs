@@ -195,7 +195,7 @@ impl Gateway {
     }
 
     /// The one place where a failure becomes an answer, and where its cause is logged.
-    fn rescue(&self, context: &Context, failure: Failure) -> Response {
+    pub(crate) fn rescue(&self, context: &Context, failure: Failure) -> Response {
         if let Some(cause) = failure.cause() {
             let level = if failure.status().is_server_error() { Level::Error } else { Level::Warn };
             self.log(level, &format!("{} ({}): {cause}", failure.status().as_u16(), context.request_id));

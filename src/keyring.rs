@@ -1,7 +1,7 @@
 //! The session keys of this instance, fresh enough: read once, kept for a while, read again when a token names a key
 //! that is not there.
 //!
-//! Where the ring lives is `store/signing_keys.rs`; what keys do is `domain/session.rs`.
+//! Where the ring lives is `store/key_ring.rs`; what keys do is `domain/session.rs`.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::error::Failure;
 use crate::gateway::Gateway;
 use crate::log::Level;
 use crate::store::Store;
-use crate::store::signing_keys::SigningKeys;
+use crate::store::key_ring::{KeyRing, Purpose};
 
 /// After this time the ring is read again, by one request while the others go on with what is known: a new key is known
-/// before it signs (`HEADS_UP` in `store/signing_keys.rs`), and one that was removed is forgotten within seconds.
+/// before it signs (`Purpose::heads_up` in `store/key_ring.rs`), and one that was removed is forgotten within seconds.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// A token with an unknown key makes the instance read the ring, but not more often than this: anybody can send one.
@@ -41,15 +41,21 @@ impl Gateway {
         Store::new(&*self.ports.db, &self.cache.is_migrated)
     }
 
-    /// The ring in the key-value store; `None` when the configuration names the secrets.
-    pub fn signing_keys(&self) -> Option<SigningKeys<'_>> {
-        self.config.session.jwt_secrets.is_empty().then(|| SigningKeys {
+    /// The ring of session secrets in the key-value store; `None` when the configuration names the secrets.
+    pub fn signing_keys(&self) -> Option<KeyRing<'_>> {
+        self.config.session.jwt_secrets.is_empty().then(|| self.key_ring(Purpose::Sessions))
+    }
+
+    /// A ring in the key-value store.
+    pub(crate) fn key_ring(&self, purpose: Purpose) -> KeyRing<'_> {
+        KeyRing {
+            purpose,
             store: self.store(),
             key_value: &*self.ports.key_value,
             entropy: &*self.ports.entropy,
             clock: &*self.ports.clock,
             lifetime: self.config.session.ttl.max(IDLE),
-        })
+        }
     }
 
     /// Random bytes.

@@ -15,6 +15,7 @@ mod idp;
 mod keyring;
 pub mod log;
 pub mod mask;
+mod masking;
 pub mod pages;
 pub mod ports;
 mod relay;

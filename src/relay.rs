@@ -2,6 +2,7 @@
 //!
 //! What a request becomes and what an answer means is decided in `upstream/`; this file only waits, sends and pumps.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -11,13 +12,14 @@ use futures_util::future::FutureExt;
 use futures_util::{pin_mut, select_biased};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 
-use crate::domain::audit::{AuditEvent, Billing};
+use crate::domain::audit::{AuditEvent, Billing, MaskingReceipt};
 use crate::domain::ids::Timestamp;
 use crate::domain::session::Session;
 use crate::error::Failure;
 use crate::exchange::{Body, CutOff, Response, read_body};
 use crate::gateway::{Context, Gateway};
 use crate::log::Level;
+use crate::masking::{MaskedMessage, Restoring, Unmaskable};
 use crate::ports::{BodySink, BoxStream, Outbound, StreamError};
 use crate::spending::{Bill, Clearance};
 use crate::stream::meter::Meter;
@@ -37,6 +39,9 @@ const MAX_JSON_BYTES: u64 = 32 * 1024 * 1024;
 const SILENCE: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_secs(5);
 
+/// What a stream of the Messages API is.
+const EVENT_STREAM_TYPE: &[u8] = b"text/event-stream";
+
 /// One inference request that may be sent: the session is verified, the policy agreed, and there is a plan.
 pub(crate) struct Inference {
     /// What is asked for.
@@ -45,8 +50,10 @@ pub(crate) struct Inference {
     pub(crate) query: Option<String>,
     /// The client's headers.
     pub(crate) headers: HeaderMap,
-    /// The body.
+    /// The body as the client sent it.
     pub(crate) message: Message,
+    /// The body as upstreams get it for which requests are masked; made for the first of them.
+    pub(crate) masked: OnceCell<MaskedMessage>,
     /// Who asks.
     pub(crate) session: Session,
     /// Where it may go.
@@ -83,17 +90,18 @@ pub(crate) async fn send(gateway: &Rc<Gateway>, context: &Context, inference: In
                 if ids != RequestIds::default() {
                     last_ids = ids.clone();
                 }
-                if let Some(answer) = answer {
-                    failures.add(answer.status(), (candidate.upstream, ids, answer));
+                if let Some((answer, masking)) = answer {
+                    failures.add(answer.status(), (candidate.upstream, ids, answer, masking));
                 }
             }
         }
     }
-    if let Some((upstream, ids, answer)) = failures.into_answer() {
-        return Ok(relay.finish(Some(upstream), &ids, answer.map(Body::Full)));
+    if let Some((upstream, ids, answer, masking)) = failures.into_answer() {
+        return Ok(relay.finish(Some(upstream), &ids, answer.map(Body::Full), masking.as_ref()));
     }
     let answer = upstream::all_failed(inference.plan.permitted, &context.request_id);
-    Ok(relay.finish(None, &last_ids, answer.map(Body::Full)))
+    let masking = inference.masked.get().map(|masked| &masked.receipt);
+    Ok(relay.finish(None, &last_ids, answer.map(Body::Full), masking))
 }
 
 /// What became of one attempt.
@@ -101,8 +109,11 @@ enum Outcome {
     /// The client's answer.
     Answer(Response),
     /// The next candidate is tried; `answer` is what could be told if none is left.
-    Failed { ids: RequestIds, answer: Option<http::Response<Bytes>> },
+    Failed { ids: RequestIds, answer: Option<Told> },
 }
+
+/// An answer that could be told, and what masking did to it.
+type Told = (http::Response<Bytes>, Option<MaskingReceipt>);
 
 /// One request on its way.
 pub(crate) struct Relay<'a> {
@@ -111,12 +122,24 @@ pub(crate) struct Relay<'a> {
     pub(crate) inference: &'a Rc<Inference>,
 }
 
-impl Relay<'_> {
+impl<'a> Relay<'a> {
     async fn attempt<A>(&self, candidate: &Candidate, failures: &Failures<A>) -> Outcome {
         let index = candidate.upstream;
         let upstream = &self.gateway.config.upstreams[index];
-        let call = self.call();
+        let masked = match self.masked(index).await {
+            Ok(masked) => masked,
+            Err(Unmaskable { failure, receipt }) => {
+                let refusal = self.gateway.rescue(self.context, failure);
+                return Outcome::Answer(self.finish(None, &RequestIds::default(), refusal, Some(&receipt)));
+            }
+        };
+        let call = self.call(masked.map_or(&self.inference.message, |masked| &masked.message));
         let request_id = &self.context.request_id;
+        let receipt = || masked.map(|masked| masked.receipt.clone());
+        let without_answer = |ids| {
+            let answer = upstream::without_answer(upstream, call.operation, request_id);
+            Outcome::Failed { ids, answer: answer.map(|answer| (answer, receipt())) }
+        };
         let mut answer = self.ask(candidate, &call).await;
         if answer.as_ref().is_ok_and(|answer| credentials::is_withdrawn(upstream, answer.status())) {
             // A federated token may be withdrawn before its end: one more try with a new one (inference contract §9.5).
@@ -127,75 +150,69 @@ impl Relay<'_> {
             Ok(answer) => answer,
             Err(reason) => {
                 self.warn(index, &reason);
-                let answer = upstream::without_answer(upstream, call.operation, request_id);
-                return Outcome::Failed { ids: RequestIds::default(), answer };
+                return without_answer(RequestIds::default());
             }
         };
-        let (head, mut body) = answer.into_parts();
+        let (head, body) = answer.into_parts();
         let ids = upstream::request_ids(&head.headers);
         let verdict = upstream::verdict(upstream, call.operation, head.status);
         if verdict != Verdict::Take {
-            if verdict == Verdict::TryNext {
-                self.warn(index, &format!("answered {}", head.status.as_u16()));
-            }
-            let body = decoded(&head, &mut body).await;
-            self.count_failed(candidate, &head, &body);
-            let answer = upstream::error_answer(upstream, &call, &head, body, request_id);
+            let (answer, masking) = self.error_answer(candidate, (&call, masked), verdict, &head, body).await;
             if verdict == Verdict::GiveUp {
-                return Outcome::Answer(self.finish(Some(index), &ids, answer.map(Body::Full)));
+                return Outcome::Answer(self.finish(Some(index), &ids, answer.map(Body::Full), masking.as_ref()));
             }
-            return Outcome::Failed { ids, answer: failures.wants(answer.status()).then_some(answer) };
+            return Outcome::Failed { ids, answer: failures.wants(answer.status()).then_some((answer, masking)) };
+        }
+        let restorer = masked.and_then(|masked| masked.restorer.as_ref());
+        let undecodable = undecodable(&head.headers);
+        if let (Some(_), Some(coding)) = (restorer, undecodable) {
+            let coding = String::from_utf8_lossy(coding.as_bytes());
+            self.warn(index, &format!("answered in the coding {coding}, in which nothing can be restored"));
+            return without_answer(ids);
         }
         let form = upstream::form(upstream, &call, &head, request_id);
         let mut headers = upstream::head(upstream, &form, &head);
         let bill = |meter| Bill::open(self, candidate, meter);
+        let restoring = |status| {
+            restorer.map(|restorer| Restoring::new(restorer, self.record(Some(index), &ids, status, receipt())))
+        };
+        let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        let mut masking = receipt();
         let (status, body) = match form {
-            Form::Relay => {
-                let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-                (head.status, self.relayed(index, &head, body, bill(Meter::of(content_type))))
+            Form::Relay if restorer.is_none() || content_type.starts_with(EVENT_STREAM_TYPE) => {
+                let (bill, restoring) = (bill(Meter::of(content_type)), restoring(head.status));
+                (head.status, self.relayed(index, &head, body, bill, restoring))
             }
             Form::Stream(translator) => {
-                (StatusCode::OK, self.translated(index, &head, body, translator, bill(Meter::sse())))
+                let (bill, restoring) = (bill(Meter::sse()), restoring(StatusCode::OK));
+                (StatusCode::OK, self.translated(index, &head, body, translator, bill, restoring))
             }
-            Form::Json => {
-                let answer = read_body(&mut body, MAX_JSON_BYTES).await.map_err(|error| error.to_string());
-                let plain = answer.and_then(|whole| decode(&head, whole));
-                let json = plain.and_then(|whole| {
-                    upstream::json_answer(upstream, call.operation, whole).map_err(|error| error.to_string())
-                });
-                match json {
-                    Ok(json) => {
-                        // The bill is settled when it is dropped.
-                        if let Some(mut bill) = bill(Meter::json()) {
-                            bill.read(&json);
-                        }
-                        (StatusCode::OK, Body::Full(json))
+            // Identifiers are restored in the whole of it.
+            Form::Relay | Form::Json => {
+                let status = if matches!(form, Form::Json) { StatusCode::OK } else { head.status };
+                let meter = if matches!(form, Form::Json) { Meter::json() } else { Meter::of(content_type) };
+                match self.whole(index, (&head, body), masked, || bill(meter)).await {
+                    Ok((answer, receipt)) => {
+                        masking = receipt;
+                        (status, Body::Full(answer))
                     }
                     Err(reason) => {
                         self.warn(index, &reason);
-                        let answer = upstream::without_answer(upstream, call.operation, request_id);
-                        return Outcome::Failed { ids, answer };
+                        return without_answer(ids);
                     }
                 }
             }
         };
-        if upstream::may_pause(upstream, call.operation) {
-            self.gateway
-                .cache
-                .count_pauses
-                .borrow_mut()
-                .entry((index, candidate.model.clone()))
-                .or_default()
-                .succeeded();
-        }
+        self.count_succeeded(candidate);
         if let Some(clearance) = &self.inference.clearance {
             clearance.tell(&mut headers);
+        }
+        if let Some(masked) = masked {
+            masked.tell(&mut headers);
         }
         let mut response = Response::new(body);
         *response.status_mut() = status;
         *response.headers_mut() = headers;
-        let undecodable =
-            head.headers.get(header::CONTENT_ENCODING).filter(|_| content_decoder(&head.headers).is_none());
         if let (Body::Relayed(_), Some(encoding)) = (response.body(), undecodable) {
             // An encoding that we cannot take off is the client's affair: it asked for it.
             response.headers_mut().insert(header::CONTENT_ENCODING, encoding.clone());
@@ -204,17 +221,80 @@ impl Relay<'_> {
             // Relayed successes carry the id under the upstream's name for it, too (inference contract §2.2).
             response.headers_mut().insert(HeaderName::from_static("request-id"), id);
         }
-        Outcome::Answer(self.finish(Some(index), &ids, response))
+        if restorer.is_some() && matches!(response.body(), Body::Streamed(_)) {
+            // What was restored is known when it has ended: then the audit line is written.
+            return Outcome::Answer(response);
+        }
+        Outcome::Answer(self.finish(Some(index), &ids, response, masking.as_ref()))
     }
 
-    fn call(&self) -> Call<'_> {
+    /// The client's form of an answer that is not taken, and what masking did to it.
+    async fn error_answer(
+        &self,
+        candidate: &Candidate,
+        (call, masked): (&Call<'_>, Option<&MaskedMessage>),
+        verdict: Verdict,
+        head: &response::Parts,
+        mut body: BoxStream,
+    ) -> Told {
+        if verdict == Verdict::TryNext {
+            self.warn(candidate.upstream, &format!("answered {}", head.status.as_u16()));
+        }
+        let body = decoded(head, &mut body).await;
+        self.count_failed(candidate, head, &body);
+        let upstream = &self.gateway.config.upstreams[candidate.upstream];
+        let mut answer = upstream::error_answer(upstream, call, head, body, &self.context.request_id);
+        let Some(masked) = masked else { return (answer, None) };
+        masked.tell(answer.headers_mut());
+        let (body, receipt) = masked.restore(std::mem::take(answer.body_mut()));
+        *answer.body_mut() = body;
+        (answer, Some(receipt))
+    }
+
+    /// An answer that is read whole, in the client's form; and what masking did to it.
+    async fn whole(
+        &self,
+        index: usize,
+        (head, mut body): (&response::Parts, BoxStream),
+        masked: Option<&MaskedMessage>,
+        bill: impl FnOnce() -> Option<Bill>,
+    ) -> Result<(Bytes, Option<MaskingReceipt>), String> {
+        let answer = read_body(&mut body, MAX_JSON_BYTES).await.map_err(|error| error.to_string())?;
+        let upstream = &self.gateway.config.upstreams[index];
+        let answer = upstream::json_answer(upstream, self.inference.operation, decode(head, answer)?)
+            .map_err(|error| error.to_string())?;
+        // The bill is settled when it is dropped.
+        if let Some(mut bill) = bill() {
+            bill.read(&answer);
+        }
+        Ok(match masked {
+            Some(masked) => {
+                let (answer, receipt) = masked.restore(answer);
+                (answer, Some(receipt))
+            }
+            None => (answer, None),
+        })
+    }
+
+    /// The message as the upstream may get it; `None` if its requests are not masked.
+    async fn masked(&self, upstream: usize) -> Result<Option<&'a MaskedMessage>, Unmaskable> {
+        let inference: &'a Inference = self.inference;
+        let Some(rules) = self.gateway.masks(upstream, inference.session.groups()) else { return Ok(None) };
+        if let Some(masked) = inference.masked.get() {
+            return Ok(Some(masked));
+        }
+        let masked = self.gateway.mask(rules, &inference.message).await?;
+        Ok(Some(inference.masked.get_or_init(|| masked)))
+    }
+
+    fn call<'c>(&'c self, message: &'c Message) -> Call<'c> {
         let inference = self.inference;
         let admin = self.gateway.config.admin.as_ref();
         Call {
             operation: inference.operation,
             query: inference.query.as_deref(),
             headers: &inference.headers,
-            message: &inference.message,
+            message,
             caller: Caller { sub: inference.session.subject().unwrap_or_default(), email: inference.session.email() },
             strip_tags: admin.is_some_and(|admin| admin.billing_group_tag.is_some()),
         }
@@ -261,17 +341,32 @@ impl Relay<'_> {
         }
     }
 
+    /// Remembers that counting works.
+    fn count_succeeded(&self, candidate: &Candidate) {
+        if upstream::may_pause(&self.gateway.config.upstreams[candidate.upstream], self.inference.operation) {
+            let mut pauses = self.gateway.cache.count_pauses.borrow_mut();
+            pauses.entry((candidate.upstream, candidate.model.clone())).or_default().succeeded();
+        }
+    }
+
     /// The body as it comes, decompressed.
-    fn relayed(&self, index: usize, head: &response::Parts, body: BoxStream, bill: Option<Bill>) -> Body {
+    fn relayed(
+        &self,
+        index: usize,
+        head: &response::Parts,
+        body: BoxStream,
+        bill: Option<Bill>,
+        restoring: Option<Restoring>,
+    ) -> Body {
         let decoder = content_decoder(&head.headers);
-        if decoder.is_none() && bill.is_none() {
+        if decoder.is_none() && bill.is_none() && restoring.is_none() {
             return Body::Relayed(body);
         }
         let gateway = Rc::clone(self.gateway);
         let label = self.label(index);
         Body::Streamed(Box::new(move |sink| {
             async move {
-                match pump(body, decoder, sink, bill).await {
+                match pump(body, decoder, sink, bill, restoring).await {
                     Err(Broken::Upstream(reason)) => {
                         gateway.log(Level::Warn, &format!("{label} broke off: {reason}"));
                         Err(CutOff)
@@ -291,13 +386,15 @@ impl Relay<'_> {
         body: BoxStream,
         translator: Box<dyn Translator>,
         bill: Option<Bill>,
+        restoring: Option<Restoring>,
     ) -> Body {
         let gateway = Rc::clone(self.gateway);
         let label = self.label(index);
         let decoder = content_decoder(&head.headers);
         Body::Streamed(Box::new(move |sink| {
             async move {
-                if let Some(reason) = translate(&gateway, body, decoder, translator, sink, bill).await {
+                let body = (body, decoder);
+                if let Some(reason) = translate(&gateway, body, translator, sink, bill, restoring).await {
                     gateway.log(Level::Warn, &format!("{label} broke off: {reason}"));
                 }
                 Ok(())
@@ -315,9 +412,51 @@ impl Relay<'_> {
     }
 
     /// Writes the audit line and lets the response go.
-    fn finish(&self, upstream: Option<usize>, ids: &RequestIds, response: Response) -> Response {
+    fn finish(
+        &self,
+        upstream: Option<usize>,
+        ids: &RequestIds,
+        response: Response,
+        masking: Option<&MaskingReceipt>,
+    ) -> Response {
+        self.write(upstream, ids, response.status(), self.elapsed_ms(), masking);
+        response
+    }
+
+    /// The audit line of an answer that begins now and is accounted for when it has ended.
+    fn record(
+        &self,
+        upstream: Option<usize>,
+        ids: &RequestIds,
+        status: StatusCode,
+        masking: Option<MaskingReceipt>,
+    ) -> Record {
+        Record {
+            gateway: Rc::clone(self.gateway),
+            context: self.context.clone(),
+            inference: Rc::clone(self.inference),
+            upstream,
+            ids: ids.clone(),
+            status,
+            ms: self.elapsed_ms(),
+            masking,
+        }
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        let elapsed = self.gateway.ports.clock.now().since(self.inference.received);
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn write(
+        &self,
+        upstream: Option<usize>,
+        ids: &RequestIds,
+        status: StatusCode,
+        ms: u64,
+        masking: Option<&MaskingReceipt>,
+    ) {
         let inference = self.inference;
-        let elapsed = self.gateway.ports.clock.now().since(inference.received);
         let event = AuditEvent::Inference {
             sub: inference.session.subject(),
             email: inference.session.email(),
@@ -327,11 +466,42 @@ impl Relay<'_> {
             upstream_request_id: ids.upstream.as_deref(),
             upstream_cloud_request_id: ids.cloud.as_deref(),
             billing: inference.billing(),
-            status: response.status().as_u16(),
-            ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            status: status.as_u16(),
+            ms,
+            masking,
         };
         self.gateway.audit(self.context, &event);
-        response
+        if let Some(masking) = masking {
+            self.gateway.count_masking(masking);
+        }
+    }
+}
+
+/// The audit line of an answer that is still on its way; written when this is dropped, however the answer ends.
+pub(crate) struct Record {
+    gateway: Rc<Gateway>,
+    context: Context,
+    inference: Rc<Inference>,
+    upstream: Option<usize>,
+    ids: RequestIds,
+    status: StatusCode,
+    ms: u64,
+    masking: Option<MaskingReceipt>,
+}
+
+impl Record {
+    /// Notes what was restored, and how many tokens were not the request's own.
+    pub(crate) fn restored(&mut self, restored: u64, unknown: u64) {
+        if let Some(masking) = &mut self.masking {
+            (masking.restored, masking.unknown) = (restored, unknown);
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let relay = Relay { gateway: &self.gateway, context: &self.context, inference: &self.inference };
+        relay.write(self.upstream, &self.ids, self.status, self.ms, self.masking.as_ref());
     }
 }
 
@@ -344,15 +514,16 @@ enum Broken {
 }
 
 /// Moves the body to the client, one piece at a time, until either side stops.
-/// However it ends, the bill is settled when it is dropped here.
+/// However it ends, the bill is settled and the audit line written when they are dropped here.
 async fn pump(
     mut body: BoxStream,
     mut decoder: Option<Decoder>,
     mut sink: Box<dyn BodySink>,
     mut bill: Option<Bill>,
+    mut restoring: Option<Restoring>,
 ) -> Result<(), Broken> {
     let mut left = None;
-    loop {
+    let end = loop {
         let mut next = body.next().fuse();
         // Watching the client costs a little; it is only worth it while there is something to wait for.
         let piece = match futures_util::poll!(&mut next) {
@@ -362,34 +533,46 @@ async fn pump(
                 () = left.get_or_insert_with(|| sink.left().fuse()) => return Err(Broken::Client),
             },
         };
-        let Some(piece) = piece else { return Ok(()) };
-        let piece = plain(&mut decoder, piece).map_err(Broken::Upstream)?;
-        if piece.is_empty() {
-            continue;
-        }
+        let piece = match piece.map(|piece| plain(&mut decoder, piece)) {
+            None => break Ok(()),
+            Some(Err(reason)) => break Err(Broken::Upstream(reason)),
+            Some(Ok(piece)) => piece,
+        };
         if let Some(bill) = &mut bill {
             bill.read(&piece);
         }
-        if sink.send(piece).await.is_err() {
+        let piece = restoring.as_mut().map_or_else(|| piece.clone(), |restoring| restoring.push(&piece));
+        if !piece.is_empty() && sink.send(piece).await.is_err() {
             return Err(Broken::Client);
         }
+    };
+    let rest = restoring.as_mut().map(Restoring::finish).unwrap_or_default();
+    if !rest.is_empty() && sink.send(rest).await.is_err() {
+        return Err(Broken::Client);
     }
+    end
 }
 
 /// Moves the body through `translator` to the client; returns why the upstream broke off, if it did.
 async fn translate(
     gateway: &Gateway,
-    mut body: BoxStream,
-    mut decoder: Option<Decoder>,
+    (mut body, mut decoder): (BoxStream, Option<Decoder>),
     mut translator: Box<dyn Translator>,
     mut sink: Box<dyn BodySink>,
     mut bill: Option<Bill>,
+    mut restoring: Option<Restoring>,
 ) -> Option<String> {
     let clock = &gateway.ports.clock;
     let left = sink.left().fuse();
     pin_mut!(left);
     let mut last_output = clock.now();
-    let (end, reason) = 'pieces: loop {
+    let mut take = |output: Bytes| {
+        if let Some(bill) = &mut bill {
+            bill.read(&output);
+        }
+        restoring.as_mut().map_or_else(|| output.clone(), |restoring| restoring.push(&output))
+    };
+    let (rest, reason) = 'pieces: loop {
         let next = body.next().fuse();
         pin_mut!(next);
         let piece = loop {
@@ -407,28 +590,23 @@ async fn translate(
             }
         };
         let piece = match piece.map(|piece| plain(&mut decoder, piece)) {
-            None => break 'pieces (End::Complete, None),
-            Some(Err(reason)) => break 'pieces (End::BrokeOff, Some(reason)),
+            None => break 'pieces (take(translator.finish(End::Complete)), None),
+            Some(Err(reason)) => break 'pieces (take(translator.finish(End::BrokeOff)), Some(reason)),
             Some(Ok(piece)) => piece,
         };
         let translated = translator.push(&piece);
-        if !translated.output.is_empty() {
-            if let Some(bill) = &mut bill {
-                bill.read(&translated.output);
-            }
-            sink.send(translated.output).await.ok()?;
+        let output = take(translated.output);
+        if translated.is_over {
+            break 'pieces (output, None);
+        }
+        if !output.is_empty() {
+            sink.send(output).await.ok()?;
             last_output = clock.now();
         }
-        if translated.is_over {
-            return None;
-        }
     };
-    let rest = translator.finish(end);
-    if !rest.is_empty() {
-        if let Some(bill) = &mut bill {
-            bill.read(&rest);
-        }
-        sink.send(rest).await.ok()?;
+    let held = restoring.as_mut().map(Restoring::finish).unwrap_or_default();
+    for piece in [rest, held].into_iter().filter(|piece| !piece.is_empty()) {
+        sink.send(piece).await.ok()?;
     }
     reason
 }
@@ -443,6 +621,12 @@ fn plain(decoder: &mut Option<Decoder>, piece: Result<Bytes, StreamError>) -> Re
 
 fn content_decoder(headers: &HeaderMap) -> Option<Decoder> {
     Decoder::of(headers.get(header::CONTENT_ENCODING)?.to_str().ok()?)
+}
+
+/// The content coding of an answer, if it is one that cannot be taken off.
+fn undecodable(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let coding = headers.get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity" && !coding.is_empty())?;
+    content_decoder(headers).is_none().then_some(coding)
 }
 
 fn decode(head: &response::Parts, whole: Bytes) -> Result<Bytes, String> {

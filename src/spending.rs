@@ -284,7 +284,13 @@ async fn paying_pool(gateway: &Gateway, session: &Session, admin: &Admin) -> Opt
 
 /// The tokens of a request whose answer told none: counted by the upstream that answered, or estimated.
 async fn count_input(relay: &Relay<'_>, candidate: &Candidate) -> u64 {
-    let message = &relay.inference.message;
+    // What the upstream has read, masked if it was.
+    let message = relay
+        .inference
+        .masked
+        .get()
+        .filter(|_| relay.gateway.masks(candidate.upstream, relay.inference.session.groups()).is_some());
+    let message = message.map_or(&relay.inference.message, |masked| &masked.message);
     let counted = async {
         let counting = message.for_counting();
         if let Some(tokens) = ask_for_tokens(relay, candidate, Operation::CountTokens, &counting).await {

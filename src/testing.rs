@@ -97,6 +97,7 @@ pub(crate) fn config() -> Config {
         enforcement: config::Enforcement::default(),
         pricing: None,
         managed: None,
+        masking: None,
         telemetry: config::Telemetry::default(),
         access_control: config::AccessControl::default(),
         limits: config::Limits { max_request_bytes: 1 << 20, max_request_header_bytes: None, max_url_length: None },

@@ -166,6 +166,11 @@ impl Keys<'_, '_> {
         }
     }
 
+    /// Whether nothing is read: the section only says which keys it has.
+    pub(super) const fn describes(&self) -> bool {
+        self.written.is_none()
+    }
+
     /// Whether `name` is written.
     pub(super) fn has(&self, name: &str) -> bool {
         self.entry(name).is_some()

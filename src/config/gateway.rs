@@ -7,8 +7,8 @@ use super::shape::Shape;
 use super::yaml::Node;
 use super::{Config, Model, Oidc, Policy, PriceOverride, Pricing, Upstream};
 use super::{
-    admin, branding, catalog, cri, http, listen, managed, models, oidc, pricing, service_identities, session, store,
-    telemetry, upstreams,
+    admin, branding, catalog, cri, http, listen, managed, masking, models, oidc, pricing, service_identities, session,
+    store, telemetry, upstreams,
 };
 
 /// Decodes the whole document. Its `sha256` is not filled in.
@@ -76,6 +76,11 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         section(managed::managed),
         "Settings delivered to clients, by group or e-mail domain.",
     );
+    let masking = keys.optional(
+        "masking",
+        section(masking::masking),
+        "Masking of identifiers and secrets on the way to models. Without this section nothing is masked.",
+    );
     let telemetry = keys.or("telemetry", section(telemetry::telemetry), "{}", "Relay of the clients' telemetry.");
     let access_control =
         keys.or("access_control", section(http::access_control), "{}", "Which client addresses are answered.");
@@ -112,6 +117,9 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         }
         if let Some(pricing) = &pricing {
             price_rows(pricing, upstreams, keys.report);
+        }
+        if let Some(masking) = &masking {
+            masked_upstreams(masking.upstreams(), upstreams, keys.report);
         }
     }
     if let Some(identities) = &service_identities {
@@ -152,6 +160,7 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         enforcement: enforcement?,
         pricing,
         managed,
+        masking,
         telemetry: telemetry?,
         access_control: access_control?,
         limits: limits?,
@@ -204,6 +213,14 @@ fn price_rows(pricing: &Pricing, upstreams: &[Upstream], report: &mut Report<'_>
         if pricing.overrides[..index].iter().any(is_same) {
             let message = "an earlier row has a price for the same model on the same upstream";
             report.fault_at(&format!("pricing.overrides[{index}].model"), message);
+        }
+    }
+}
+
+fn masked_upstreams(masked: &[String], upstreams: &[Upstream], report: &mut Report<'_>) {
+    for (index, name) in masked.iter().enumerate() {
+        if !upstreams.iter().any(|upstream| upstream.name == *name) {
+            report.fault_at(&format!("masking.upstreams[{index}]"), not_an_upstream(name, upstreams));
         }
     }
 }

@@ -17,6 +17,7 @@ mod http;
 mod kind;
 mod listen;
 mod managed;
+mod masking;
 mod models;
 mod oidc;
 mod pricing;
@@ -35,6 +36,7 @@ mod upstreams;
 mod yaml;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -47,6 +49,7 @@ pub use schema::json_schema;
 pub use secret::Secret;
 pub use spin::{SpinFiles, render_spin};
 
+use crate::mask::Rules;
 use crate::ports::Files;
 use report::Report;
 
@@ -128,6 +131,8 @@ pub struct Config {
     pub pricing: Option<Pricing>,
     /// Managed settings; `None` when the section is absent.
     pub managed: Option<Managed>,
+    /// What is masked, how and for whom; `None` when the section is absent.
+    pub masking: Option<Arc<Rules>>,
     /// Telemetry relay.
     pub telemetry: Telemetry,
     /// Which client addresses may speak to the gateway.

@@ -1,6 +1,7 @@
 //! [`AuditEvent`]: everything the gateway ever writes to the audit trail, and its form: one JSON object per line
 //! (auth contract §11, inference contract §12). Prompts, answers, tokens and secrets have no field here.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -90,7 +91,7 @@ pub enum AuditEvent<'a> {
     SessionRevoke(SessionEnded<'a>),
     /// `session.reuse`: a refresh token was presented that had been exchanged before; its session was ended.
     SessionReuse(SessionEnded<'a>),
-    /// `key.rotate`: there is a new signing key.
+    /// `key.rotate`: there is a new key.
     KeyRotate(KeyChanged<'a>),
     /// `key.revoke`: a signing key is gone, and with it the sessions that it signed.
     KeyRevoke(KeyChanged<'a>),
@@ -121,6 +122,9 @@ pub enum AuditEvent<'a> {
         status: u16,
         /// Milliseconds until the response headers.
         ms: u64,
+        /// What masking did; absent where it does not apply.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        masking: Option<&'a MaskingReceipt>,
     },
     /// `spend.metered`: what an answer cost; only with `admin.billing_group_tag`.
     SpendMetered {
@@ -237,11 +241,14 @@ pub struct SessionEnded<'a> {
     pub client_ip: IpAddr,
 }
 
-/// A signing key that was made or removed.
+/// A key that was made or removed.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct KeyChanged<'a> {
     /// Which.
     pub kid: &'a str,
+    /// `masking` for a key that makes the tokens of masked identifiers; absent for one that signs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ring: Option<&'static str>,
     /// `admin-key:<id>`, `oidc:<sub>`, or `command-line`.
     pub actor: &'a str,
     /// How many sessions ended with it.
@@ -258,6 +265,22 @@ pub struct Billing<'a> {
     /// Whether it said something that is no group of the caller.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub billing_group_ignored: bool,
+}
+
+/// What masking did to one request and its answer: counts, never values.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct MaskingReceipt {
+    /// `enforce` or `shadow`.
+    pub mode: &'static str,
+    /// Identifiers that were replaced (in shadow mode: would have been), by kind.
+    pub masked: BTreeMap<String, u64>,
+    /// Tokens that were restored in the answer.
+    pub restored: u64,
+    /// Tokens in the answer that are not the request's own.
+    pub unknown: u64,
+    /// Why the request was refused: `unreadable`, `too_long`, `too_many`, `secret` or `key_unavailable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<&'static str>,
 }
 
 const fn is_zero(count: &u64) -> bool {

@@ -1,6 +1,6 @@
 //! Session tokens: minted, verified, and the keys that do both (auth contract §7).
 //!
-//! Where the keys come from is `store/signing_keys.rs`; what an identity is made of is `identity.rs`.
+//! Where the keys come from is `store/key_ring.rs`; what an identity is made of is `identity.rs`.
 
 use std::fmt;
 use std::time::Duration;

@@ -18,7 +18,7 @@ use crate::domain::price::Served;
 use crate::exchange::{Request, Response, json, plain};
 use crate::gateway::Gateway;
 use crate::idp;
-use crate::store::signing_keys::KeyInfo;
+use crate::store::key_ring::{KeyInfo, Purpose, RingError};
 
 /// Who acts here, in the audit trail.
 const ACTOR: &str = "command-line";
@@ -35,6 +35,9 @@ struct Input {
     /// Which key is to be revoked.
     #[serde(default)]
     kid: String,
+    /// With which ring: `masking`, or else that of sessions.
+    #[serde(default)]
+    ring: String,
 }
 
 /// The answer to `start`.
@@ -79,6 +82,11 @@ async fn start(gateway: &Gateway, input: &Input) -> Started {
         && let Err(failure) = gateway.keys().await
     {
         started.faults.push(failure.cause().unwrap_or("the session keys cannot be read").to_owned());
+    }
+    if started.faults.is_empty()
+        && let Err(reason) = gateway.prepare_masking().await
+    {
+        started.faults.push(format!("masking: the keys cannot be read: {reason}"));
     }
     let loopback = if gateway.ports.allow_loopback { Loopback::Allowed } else { Loopback::Refused };
     let mut away = Vec::new();
@@ -162,18 +170,22 @@ fn origin(url: &Url) -> String {
 }
 
 async fn keys(gateway: &Gateway, input: &Input) -> Response {
+    if input.ring == "masking" {
+        return masking_keys(gateway, &input.action).await;
+    }
     let Some(ring) = gateway.signing_keys() else {
         return failed("session.jwt_secret names the keys: change the configuration to rotate or revoke them");
     };
     let outcome = match input.action.as_str() {
         "rotate" => ring.rotate().await.inspect(|keys| {
             let kid = keys.first().map_or("", |key| key.kid.as_str());
-            audit(gateway, &AuditEvent::KeyRotate(KeyChanged { kid, actor: ACTOR, sessions: None }));
+            audit(gateway, &AuditEvent::KeyRotate(KeyChanged { kid, ring: None, actor: ACTOR, sessions: None }));
         }),
         "revoke" => match ring.revoke(&input.kid).await {
             Ok(keys) => {
                 let ended = gateway.store().end_sessions_signed_by(&input.kid, gateway.ports.clock.now()).await;
-                let changed = KeyChanged { kid: &input.kid, actor: ACTOR, sessions: ended.as_ref().ok().copied() };
+                let sessions = ended.as_ref().ok().copied();
+                let changed = KeyChanged { kid: &input.kid, ring: None, actor: ACTOR, sessions };
                 audit(gateway, &AuditEvent::KeyRevoke(changed));
                 if let Err(error) = ended {
                     let outcome = "the key is gone and its tokens are refused, but sessions are still listed";
@@ -185,6 +197,24 @@ async fn keys(gateway: &Gateway, input: &Input) -> Response {
         },
         _ => ring.list().await,
     };
+    told(outcome)
+}
+
+/// The keys of masking: what they made is valid for nobody else, so there is nothing to revoke.
+async fn masking_keys(gateway: &Gateway, action: &str) -> Response {
+    let ring = gateway.key_ring(Purpose::Masking);
+    told(match action {
+        "rotate" => ring.rotate().await.inspect(|keys| {
+            let kid = keys.first().map_or("", |key| key.kid.as_str());
+            let changed = KeyChanged { kid, ring: Some("masking"), actor: ACTOR, sessions: None };
+            audit(gateway, &AuditEvent::KeyRotate(changed));
+        }),
+        "list" => ring.list().await,
+        _ => return failed("keys of masking can be listed and rotated"),
+    })
+}
+
+fn told(outcome: Result<Vec<KeyInfo>, RingError>) -> Response {
     match outcome {
         Ok(keys) => json(StatusCode::OK, &json!({ "keys": keys.iter().map(described).collect::<Vec<_>>() })),
         Err(error) => failed(&error.to_string()),

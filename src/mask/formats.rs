@@ -46,7 +46,7 @@ pub(crate) const FORMATS: &[Format] = &[
     Format {
         anchors: AWS,
         begin: Begin::Host,
-        pattern: r"(?<db>[A-Za-z][A-Za-z0-9-]{0,62})\.(?:(?:cluster|cluster-ro|cluster-custom|proxy|global|shardgrp)-)?(?<hash>[a-z0-9]{12})\.(?:REGION|global)\.rds\.amazonaws\.com",
+        pattern: r"(?<db>[A-Za-z][A-Za-z0-9-]{0,62})\.(?:(?:cluster|cluster-ro|cluster-custom|proxy|global|shardgrp)-)?(?<hash>[a-z0-9]{12})\.(?:(?:REGION|global)\.rds|rds\.REGION)\.amazonaws\.com",
     },
     Format {
         anchors: AWS,
@@ -88,6 +88,16 @@ pub(crate) const FORMATS: &[Format] = &[
         anchors: &[".on.aws"],
         begin: Begin::Host,
         pattern: r"(?<lambda>[a-z0-9]{32})\.lambda-url\.REGION\.on\.aws",
+    },
+    Format {
+        anchors: &[".on.aws"],
+        begin: Begin::Host,
+        pattern: r"(?<account>[0-9]{12})\.dkr-ecr(?:-fips)?\.REGION\.on\.aws(?:/(?<repository>[a-z0-9]+(?:[._/-]{1,2}[a-z0-9]+)*))?",
+    },
+    Format {
+        anchors: &[".api.aws"],
+        begin: Begin::Host,
+        pattern: r"(?<eks>[0-9A-F]{32})\.(?:[a-z0-9]{2,4}\.)?REGION\.(?:eks\.)?api\.aws|(?:oidc-eks\.REGION\.api\.aws/id/)(?<cluster>[0-9A-F]{32})",
     },
     Format {
         anchors: &[".cloudfront.net"],
@@ -178,7 +188,7 @@ pub(crate) const fn part(name: &str) -> Option<(KindId, Shape)> {
         b"api" => form("aws.api_gateway", kinds::API),
         b"repository" => (id("aws.ecr_host"), Shape::Path),
         b"queue" => form("aws.sqs_url", kinds::RESOURCE),
-        b"eks" => form("aws.eks_host", kinds::EKS),
+        b"eks" | b"cluster" => form("aws.eks_host", kinds::EKS),
         b"lambda" => form("aws.lambda_url", kinds::LAMBDA_URL),
         b"cloudfront" => form("aws.cloudfront_host", kinds::CLOUDFRONT),
         b"bucket" => form("aws.s3_bucket", kinds::BUCKET),

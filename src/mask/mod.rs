@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 pub use kinds::{Family, KINDS, Kind};
 pub use request::{Masked, Masker, Refused};
 pub use restore::Restorer;
-pub use settings::{CustomPattern, DEFAULT_MAX_BODY_BYTES, Mode, Rules, Secrets, Settings};
+pub use settings::{CustomPattern, DEFAULT_MAX_BODY_BYTES, Mode, Rules, Secrets, Settings, kind_names};
 pub use sse::SseRestorer;
 
 /// What masking did to one request and its answer, for the audit trail and metrics: counts, never values.

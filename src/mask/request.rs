@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -25,7 +25,7 @@ const MAX_ATTEMPTS: u8 = 64;
 /// Masks request bodies. One serves all requests of an instance.
 #[derive(Clone)]
 pub struct Masker {
-    rules: Rc<Rules>,
+    rules: Arc<Rules>,
     key: Key,
 }
 
@@ -57,10 +57,22 @@ pub enum Refused {
     Secret(String),
 }
 
+impl Refused {
+    /// The reason in one word, for the audit trail.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "unreadable",
+            Self::TooLong(_) => "too_long",
+            Self::TooMany => "too_many",
+            Self::Secret(_) => "secret",
+        }
+    }
+}
+
 impl Masker {
     /// A masker for the organisation whose secret `key` is: 32 random bytes.
-    pub fn new(rules: Rules, key: [u8; 32]) -> Self {
-        Self { rules: Rc::new(rules), key: Key::new(&key) }
+    pub fn new(rules: impl Into<Arc<Rules>>, key: [u8; 32]) -> Self {
+        Self { rules: rules.into(), key: Key::new(&key) }
     }
 
     /// The rules.
@@ -171,9 +183,10 @@ fn learn(text: &[u8], matches: &[Match]) -> Vec<Match> {
     known.into_values().collect()
 }
 
-/// Whether a bucket's name is not simply a word: a bucket `logs` must not mask every mention of logs.
+/// Whether a bucket's name is not simply a word: a bucket `logs` must not mask every mention of logs. Hardly any word
+/// has 16 letters.
 fn is_distinctive(name: &[u8]) -> bool {
-    name.len() >= 6 && name.iter().any(|byte| !byte.is_ascii_lowercase())
+    name.len() >= 16 || name.len() >= 6 && name.iter().any(|byte| !byte.is_ascii_lowercase())
 }
 
 fn find_learned(text: &[u8], learned: &[Match], matches: &mut Vec<Match>) {

@@ -16,7 +16,7 @@ use super::kinds::{Family, KINDS};
 pub struct Settings {
     /// Whether requests are changed.
     pub mode: Mode,
-    /// Families (`aws`) and single kinds (`aws.ec2_instance`) that are masked; empty means all.
+    /// Families (`aws`) and single kinds (`aws.ec2_instance`) that are masked.
     pub kinds: Vec<String>,
     /// What happens to secrets.
     pub secrets: Secrets,
@@ -42,6 +42,17 @@ pub enum Mode {
     Shadow,
     /// Nothing happens.
     Off,
+}
+
+impl Mode {
+    /// Its name in a configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Shadow => "shadow",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// `masking.secrets`.
@@ -81,7 +92,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             mode: Mode::default(),
-            kinds: Vec::new(),
+            kinds: Family::ALL.map(|family| family.name().to_owned()).to_vec(),
             secrets: Secrets::default(),
             custom: Vec::new(),
             allow: Vec::new(),
@@ -92,8 +103,13 @@ impl Default for Settings {
     }
 }
 
+/// What may stand in [`Settings::kinds`]: families, then kinds.
+pub fn kind_names() -> impl Iterator<Item = &'static str> {
+    Family::ALL.into_iter().map(Family::name).chain(KINDS.iter().map(|kind| kind.name))
+}
+
 /// Settings without faults, ready to use.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Rules {
     pub(crate) mode: Mode,
     pub(crate) secrets: Secrets,
@@ -138,16 +154,14 @@ impl Settings {
 
     fn enabled(&self, faults: &mut Vec<(String, String)>) -> Vec<bool> {
         for (index, name) in self.kinds.iter().enumerate() {
-            let known =
-                Family::ALL.iter().any(|family| family.name() == name) || KINDS.iter().any(|kind| kind.name == name);
-            if !known {
+            if !kind_names().any(|known| known == name) {
                 let families = Family::ALL.map(Family::name).join(", ");
                 let message =
                     format!("no such kind: {name:?}; use a family ({families}) or a kind such as \"aws.ec2_instance\"");
                 faults.push((format!("kinds[{index}]"), message));
             }
         }
-        let wanted = |name: &str| self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == name);
+        let wanted = |name: &str| self.kinds.iter().any(|kind| kind == name);
         KINDS.iter().map(|kind| wanted(kind.name) || wanted(kind.family.name())).collect()
     }
 
@@ -164,7 +178,7 @@ impl Settings {
                 && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
             if !is_name {
                 faults.push((format!("custom[{index}].name"), "must be 1 to 64 of a-z, 0-9 and _".to_owned()));
-            } else if compiled.iter().any(|other| other.name == full) {
+            } else if self.custom[..index].iter().any(|earlier| earlier.name == *name) {
                 faults.push((format!("custom[{index}].name"), format!("{name:?} is used twice")));
             }
             match compile_pattern(pattern) {
@@ -241,12 +255,27 @@ fn literal_prefix(hir: &Hir) -> usize {
     }
 }
 
+impl std::fmt::Debug for Rules {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Rules")
+            .field("mode", &self.mode)
+            .field("secrets", &self.secrets)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Rules {
     /// Whether requests to the upstream `upstream` by a member of `groups` are masked (or, in shadow mode, counted).
     pub fn apply_to<'a>(&self, upstream: &str, mut groups: impl Iterator<Item = &'a str>) -> bool {
         self.mode != Mode::Off
             && (self.upstreams.is_empty() || self.upstreams.iter().any(|name| name == upstream))
             && !groups.any(|group| self.skip_groups.iter().any(|skipped| skipped == group))
+    }
+
+    /// The upstreams for which requests are masked; empty means all.
+    pub fn upstreams(&self) -> &[String] {
+        &self.upstreams
     }
 
     /// The mode.

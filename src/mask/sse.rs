@@ -85,8 +85,18 @@ impl SseRestorer {
         out
     }
 
+    /// What was masked in the request, and restored so far.
+    pub const fn receipt(&self) -> &Receipt {
+        &self.receipt
+    }
+
     /// The stream has ended: what was held back, and the completed receipt.
     pub fn finish(mut self) -> (Vec<u8>, Receipt) {
+        (self.flush(), self.receipt)
+    }
+
+    /// The stream has ended: what was held back.
+    pub fn flush(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         let rest = std::mem::take(&mut self.buffer);
         let is_event = data(&rest).is_some_and(|data| serde_json::from_slice::<&RawValue>(&rest[data]).is_ok());
@@ -97,7 +107,7 @@ impl SseRestorer {
             self.flush_all(&mut out);
             out.extend_from_slice(&rest);
         }
-        (out, self.receipt)
+        out
     }
 
     /// Behind the blank line that ends the first event in the buffer. Lines end with CRLF, LF or CR.
@@ -148,7 +158,7 @@ impl SseRestorer {
                 }
             }
             "content_block_stop" => {
-                self.flush(head.index, out);
+                self.end_block(head.index, out);
                 out.extend_from_slice(&event);
             }
             "message_start" | "content_block_start" => self.document(&event, data, out),
@@ -177,7 +187,7 @@ impl SseRestorer {
         }
     }
 
-    fn flush(&mut self, index: u64, out: &mut Vec<u8>) {
+    fn end_block(&mut self, index: u64, out: &mut Vec<u8>) {
         let Some(mut block) = self.blocks.remove(&index) else { return };
         let rest = block.flow.advance(&self.dictionary, &mut self.receipt, false);
         if !rest.is_empty() {
@@ -188,7 +198,7 @@ impl SseRestorer {
 
     fn flush_all(&mut self, out: &mut Vec<u8>) {
         while let Some(index) = self.blocks.keys().next().copied() {
-            self.flush(index, out);
+            self.end_block(index, out);
         }
     }
 

@@ -11,6 +11,7 @@ use crate::config::Secret;
 use crate::domain::breaker::Breaker;
 use crate::domain::ids::Timestamp;
 use crate::keyring::KnownKeys;
+use crate::masking::{KnownMasker, MaskingTotals};
 use crate::sessions::Known;
 use crate::upstream::CountPause;
 use crate::upstream::credentials::Obtained;
@@ -22,6 +23,10 @@ pub struct Cache {
     pub(crate) is_migrated: Cell<bool>,
     /// Session keys.
     pub(crate) keys: RefCell<Option<KnownKeys>>,
+    /// The masker, made with the keys as they were loaded last.
+    pub(crate) masker: RefCell<Option<KnownMasker>>,
+    /// What masking has done so far.
+    pub(crate) masking_totals: RefCell<MaskingTotals>,
     /// Documents of the identity provider by address. A handful: discovery and keys.
     pub(crate) documents: RefCell<HashMap<String, Document>>,
     /// Which upstream is not asked to count tokens of which model for now, by index and the upstream's id.

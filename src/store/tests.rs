@@ -321,14 +321,14 @@ fn counters_lose_no_use_when_two_count_at_once() {
     }
 }
 
-mod signing_keys {
+mod key_ring {
     use std::rc::Rc;
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::ports::{DbError, Dialect, KeyValue, KeyValueError, Row};
-    use crate::store::signing_keys::{RingError, SigningKeys};
+    use crate::store::key_ring::{KeyRing, Purpose, RingError};
 
     struct World {
         key_value: MemoryKeyValue,
@@ -345,8 +345,9 @@ mod signing_keys {
             }
         }
 
-        fn keys<'a>(&'a self, store: Store<'a>) -> SigningKeys<'a> {
-            SigningKeys {
+        fn keys<'a>(&'a self, store: Store<'a>) -> KeyRing<'a> {
+            KeyRing {
+                purpose: Purpose::Sessions,
                 store,
                 key_value: &self.key_value,
                 entropy: &self.entropy,
@@ -381,7 +382,8 @@ mod signing_keys {
             // Another instance has claimed the pointer and not yet written its ring where everybody looks.
             let theirs = World::new();
             theirs.entropy.skip_ahead();
-            let their_keys = SigningKeys {
+            let their_keys = KeyRing {
+                purpose: Purpose::Sessions,
                 store: Store::new(&db, &is_migrated),
                 key_value: &world.key_value,
                 entropy: &theirs.entropy,
@@ -480,6 +482,26 @@ mod signing_keys {
     }
 
     #[test]
+    fn rings_of_different_purposes_know_nothing_of_each_other() {
+        let world = World::new();
+        let db = TestSqlite::new();
+        let is_migrated = Cell::new(false);
+        let sessions = world.keys(Store::new(&db, &is_migrated));
+        let masking = KeyRing { purpose: Purpose::Masking, ..world.keys(Store::new(&db, &is_migrated)) };
+        let run = async || {
+            let before = ids(&sessions.load().await.expect("made"));
+            assert_eq!(masking.rotate().await.expect("rotated").len(), 2);
+            assert_eq!(ids(&sessions.load().await.expect("read")), before);
+            let secrets = masking.secrets().await.expect("read");
+            let listed = masking.list().await.expect("read");
+            assert_eq!(secrets.len(), 2);
+            assert!(listed.iter().all(|key| !before.contains(&key.kid)));
+            assert_eq!(secrets[0].used_from, listed[0].signs_from);
+        };
+        futures_executor::block_on(run());
+    }
+
+    #[test]
     fn a_key_that_is_revoked_is_gone_and_another_one_signs_at_once() {
         let world = World::new();
         let db = TestSqlite::new();
@@ -561,7 +583,7 @@ mod signing_keys {
         let is_migrated = Cell::new(false);
         world.key_value.0.borrow_mut().insert("session-keys".to_owned(), b"{}".to_vec());
         let keys = world.keys(Store::new(&db, &is_migrated));
-        assert_eq!(futures_executor::block_on(keys.load()).err(), Some(RingError::Damaged));
+        assert_eq!(futures_executor::block_on(keys.load()).err(), Some(RingError::Damaged("session-keys")));
     }
     /// A store or database that lets others go first, as often as its pattern says.
     struct Stuttering<'a, T: ?Sized> {
@@ -648,7 +670,8 @@ mod signing_keys {
                 .iter()
                 .map(|pattern| Stuttering { inner: &world.key_value, pattern, step: Cell::new(1) })
                 .collect();
-            let instance = |number: usize| SigningKeys {
+            let instance = |number: usize| KeyRing {
+                purpose: Purpose::Sessions,
                 store: Store::new(&stores[number], &is_migrated),
                 key_value: &key_values[number],
                 entropy: &world.entropy,

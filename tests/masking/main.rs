@@ -5,6 +5,7 @@
 mod conversation;
 mod kinds;
 mod measures;
+mod megabyte;
 mod round_trip;
 mod timing;
 

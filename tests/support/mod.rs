@@ -19,7 +19,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, Method, StatusCode};
 use sallyport::config::{self, Sources};
 use sallyport::domain::ids::Timestamp;
-use sallyport::exchange::{Body, CutOff, Request};
+use sallyport::exchange::{Body, CutOff, Request, Response};
 use sallyport::gateway::Gateway;
 use sallyport::log::Level;
 use sallyport::ports::{
@@ -34,6 +34,9 @@ pub(crate) const START: Timestamp = Timestamp::from_millis(1_927_857_906_789);
 
 /// A secret of the least allowed length and more; obviously no real one.
 pub(crate) const JWT_SECRET: &str = "placeholder-placeholder-placeholder-placeholder-";
+
+/// What the host shows when it asks for itself.
+const CONTROL: &str = "control-control-control-control-";
 
 /// The public origin of the gateway under test.
 pub(crate) const ORIGIN: &str = "https://gateway.example.test";
@@ -54,6 +57,8 @@ pub(crate) struct TestGateway {
     pub(crate) http: Rc<ScriptedHttp>,
     pub(crate) log: Rc<CapturedLog>,
     pub(crate) db: Rc<MemoryDb>,
+    pub(crate) key_value: Rc<MemoryKeyValue>,
+    config: String,
     pool: LocalPool,
 }
 
@@ -65,19 +70,27 @@ impl TestGateway {
 
     /// With a configuration of the test's own.
     pub(crate) fn with_config(text: &str) -> Self {
+        let clock = Rc::new(ManualClock { now: Cell::new(START), waiting: RefCell::default() });
+        Self::sharing(text, clock, Rc::new(MemoryDb::new()), Rc::default())
+    }
+
+    /// Another gateway of the same service: same time, database and key-value store.
+    pub(crate) fn replica(&self) -> Self {
+        Self::sharing(&self.config, Rc::clone(&self.clock), Rc::clone(&self.db), Rc::clone(&self.key_value))
+    }
+
+    fn sharing(text: &str, clock: Rc<ManualClock>, db: Rc<MemoryDb>, key_value: Rc<MemoryKeyValue>) -> Self {
         let sources = Sources { variables: HashMap::new(), files: &NoFiles, allow_loopback: false };
         let loaded = config::parse(text, &sources)
             .unwrap_or_else(|faults| panic!("the test's configuration is faulty: {faults:#?}"));
         let pool = LocalPool::new();
-        let clock = Rc::new(ManualClock { now: Cell::new(START), waiting: RefCell::default() });
         let http = Rc::new(ScriptedHttp::default());
         let log = Rc::new(CapturedLog::default());
-        let db = Rc::new(MemoryDb::new());
         let ports = Ports {
             clock: Box::new(Shared(Rc::clone(&clock))),
             entropy: Box::new(CountedEntropy(Cell::new(0))),
             http: Box::new(Shared(Rc::clone(&http))),
-            key_value: Box::new(MemoryKeyValue::default()),
+            key_value: Box::new(Shared(Rc::clone(&key_value))),
             db: Box::new(Shared(Rc::clone(&db))),
             log: Box::new(Shared(Rc::clone(&log))),
             files: Box::new(NoFiles),
@@ -85,10 +98,10 @@ impl TestGateway {
             environment: HashMap::new(),
             log_level: Level::Debug,
             allow_loopback: false,
-            control: Some("control-control-control-control-".to_owned()),
+            control: Some(CONTROL.to_owned()),
         };
         let gateway = Rc::new(Gateway::new(loaded.config, ports));
-        Self { gateway, clock, http, log, db, pool }
+        Self { gateway, clock, http, log, db, key_value, config: text.to_owned(), pool }
     }
 
     /// Sends a request and reads the whole answer; what the answer leaves running is run to its end.
@@ -101,6 +114,26 @@ impl TestGateway {
         let answer = self.pool.run_until(answer(Rc::clone(&self.gateway), request.into_request(), patience));
         self.pool.run_until_stalled();
         answer
+    }
+
+    /// Sends a request and reads nothing of its answer yet.
+    pub(crate) fn begin(&mut self, request: RequestBuilder) -> Response {
+        self.pool.run_until(self.gateway.handle(request.into_request()))
+    }
+
+    /// Reads an answer that was begun.
+    pub(crate) fn end(&mut self, response: Response) -> Answer {
+        let answer = self.pool.run_until(read(response, None));
+        self.pool.run_until_stalled();
+        answer
+    }
+
+    /// What the host asks for itself.
+    pub(crate) fn control(&mut self, operation: &str, input: &serde_json::Value) -> serde_json::Value {
+        let mut request = post(&format!("/.sallyport/{operation}")).json(input).into_request();
+        request.control = Some(CONTROL.to_owned());
+        let response = self.pool.run_until(self.gateway.handle(request));
+        self.end(response).json()
     }
 
     /// A session token for Ada with these groups.
@@ -128,8 +161,12 @@ impl TestGateway {
 }
 
 async fn answer(gateway: Rc<Gateway>, request: Request, patience: Option<usize>) -> Answer {
-    let response = gateway.handle(request).await;
+    read(gateway.handle(request).await, patience).await
+}
+
+async fn read(response: Response, patience: Option<usize>) -> Answer {
     let (parts, body) = response.into_parts();
+    let is_relayed = matches!(body, Body::Relayed(_));
     let (body, cut_off) = match body {
         Body::Full(bytes) => (bytes.to_vec(), false),
         Body::Relayed(mut stream) => {
@@ -149,7 +186,7 @@ async fn answer(gateway: Rc<Gateway>, request: Request, patience: Option<usize>)
             (bytes, outcome == Err(CutOff))
         }
     };
-    Answer { status: parts.status, headers: parts.headers, body, cut_off }
+    Answer { status: parts.status, headers: parts.headers, body, cut_off, is_relayed }
 }
 
 /// What a client received.
@@ -160,6 +197,8 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
     /// Whether the body broke off.
     pub(crate) cut_off: bool,
+    /// Whether the component read nothing of it.
+    pub(crate) is_relayed: bool,
 }
 
 impl Answer {
@@ -368,21 +407,31 @@ impl Http for Shared<ScriptedHttp> {
 
 /// A key-value store in memory.
 #[derive(Default)]
-struct MemoryKeyValue(RefCell<BTreeMap<String, Vec<u8>>>);
+pub(crate) struct MemoryKeyValue {
+    values: RefCell<BTreeMap<String, Vec<u8>>>,
+    /// Whether it cannot be reached.
+    pub(crate) is_down: Cell<bool>,
+}
+
+impl MemoryKeyValue {
+    fn values(&self) -> Result<&RefCell<BTreeMap<String, Vec<u8>>>, KeyValueError> {
+        if self.is_down.get() { Err(KeyValueError("the test took it away".to_owned())) } else { Ok(&self.values) }
+    }
+}
 
 #[async_trait(?Send)]
-impl KeyValue for MemoryKeyValue {
+impl KeyValue for Shared<MemoryKeyValue> {
     async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, KeyValueError> {
-        Ok(self.0.borrow().get(key).cloned())
+        Ok(self.0.values()?.borrow().get(key).cloned())
     }
 
     async fn set(&self, key: &str, value: &[u8]) -> Result<(), KeyValueError> {
-        self.0.borrow_mut().insert(key.to_owned(), value.to_vec());
+        self.0.values()?.borrow_mut().insert(key.to_owned(), value.to_vec());
         Ok(())
     }
 
     async fn delete(&self, key: &str) -> Result<(), KeyValueError> {
-        self.0.borrow_mut().remove(key);
+        self.0.values()?.borrow_mut().remove(key);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! `sallyport keys`: the ring of keys that sign sessions.
+//! `sallyport keys`: the rings of keys that sign sessions and that mask.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
 enum Action {
     /// List the keys: ids and dates, never the keys themselves
     List(Options),
-    /// Add a new key that signs from now on; the others go on verifying
+    /// Add a new key that signs from now on; the others go on verifying. A masking key takes over after two minutes
     Rotate(Options),
 }
 
@@ -25,6 +25,9 @@ enum Action {
 struct Options {
     #[command(flatten)]
     common: Common,
+    /// The keys that make the tokens of masked identifiers, instead of those that sign sessions
+    #[arg(long)]
+    masking: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -36,8 +39,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Faults> {
         Action::List(options) => ("list", options),
         Action::Rotate(options) => ("rotate", options),
     };
+    let ring = if options.masking { "masking" } else { "sessions" };
     let host = Host::prepare(&options.common.into()).await?;
-    let answer = host.control().call("keys", &json!({ "action": action })).await.map_err(anyhow::Error::from)?;
+    let answer =
+        host.control().call("keys", &json!({ "action": action, "ring": ring })).await.map_err(anyhow::Error::from)?;
     host.end().await;
     if options.json {
         print(&answer.to_string());

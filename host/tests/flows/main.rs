@@ -12,6 +12,7 @@ mod addresses;
 mod boot;
 mod crashes;
 mod inference;
+mod masking;
 mod online;
 mod outages;
 mod providers;

@@ -143,7 +143,7 @@ fn the_document_as_a_whole_is_judged() {
     check(&[
         (
             "listen:\nprot: 1",
-            "1:7: listen: is empty: expected a mapping, or remove the key\n2:1: prot: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, enforcement, pricing, managed, telemetry, access_control, limits, timeouts, rate_limits, branding, login_notice, cri",
+            "1:7: listen: is empty: expected a mapping, or remove the key\n2:1: prot: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, enforcement, pricing, managed, masking, telemetry, access_control, limits, timeouts, rate_limits, branding, login_notice, cri",
         ),
         ("telemtry: {}", "1:1: telemtry: unknown key; did you mean `telemetry`?"),
         (
@@ -219,7 +219,7 @@ fn json_is_accepted_with_tabs_and_comments_with_anything() {
         ("session:\t{}\t# A comment: with a colon, [brackets] and ${VARIABLES}.", "accepted"),
         (
             "x-defaults: &none {}\nlimits: *none",
-            "1:1: x-defaults: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, enforcement, pricing, managed, telemetry, access_control, limits, timeouts, rate_limits, branding, login_notice, cri",
+            "1:1: x-defaults: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, enforcement, pricing, managed, masking, telemetry, access_control, limits, timeouts, rate_limits, branding, login_notice, cri",
         ),
         ("limits: &none {}\ntimeouts: *none", "accepted"),
     ]);
@@ -822,4 +822,39 @@ fn two_prices_for_one_model_are_a_fault_in_whatever_spelling() {
         row("anthropic.claude-opus-4-8")
     ));
     assert!(found.contains("pricing.overrides[1].model: an earlier row has a price for the same model"), "{found}");
+}
+
+#[test]
+fn faults_of_masking_are_told_with_their_place() {
+    check(&[
+        ("masking: {}", "accepted"),
+        ("masking: { mode: enforced }", "1:18: masking.mode: expected enforce, shadow or off; did you mean `enforce`?"),
+        (
+            "masking:\n  kinds: [aws, aws.ec2_instnce, private_ipv4]",
+            "2:16: masking.kinds[1]: no such kind: \"aws.ec2_instnce\"; use a family (aws, private_ip, secrets) or a kind \
+             such as \"aws.ec2_instance\"; did you mean `aws.ec2_instance`?\n\
+             2:33: masking.kinds[2]: no such kind: \"private_ipv4\"; use a family (aws, private_ip, secrets) or a kind \
+             such as \"aws.ec2_instance\"; did you mean `private_ip.v4`?",
+        ),
+        (
+            "masking:\n  custom:\n    - { name: code, pattern: 'PRJ-(' }\n    - { name: code, pattern: '[0-9]*' }\n    \
+             - { name: Code, pattern: '(?:[0-9]{1000}){1000}' }",
+            "3:30: masking.custom[0].pattern: does not compile: unclosed group\n\
+             4:15: masking.custom[1].name: \"code\" is used twice\n\
+             4:30: masking.custom[1].pattern: matches the empty string\n\
+             5:15: masking.custom[2].name: must be 1 to 64 of a-z, 0-9 and _\n\
+             5:30: masking.custom[2].pattern: too costly: it compiles to more than 256 KiB; use smaller repetitions",
+        ),
+        (
+            "masking: { allow: [10.0.0.0/8, '*'] }",
+            "1:32: masking.allow[1]: would allow everything; use \"mode: off\" if that is meant",
+        ),
+        (
+            "masking: { upstreams: [anthropc] }",
+            "1:24: masking.upstreams[0]: `anthropc` is not the name of an upstream; there is anthropic; did you mean \
+             `anthropic`?",
+        ),
+        ("masking: { upstreams: [] }", "1:23: masking.upstreams: must have at least one entry"),
+        ("masking: { group: {} }", "1:12: masking.group: unknown key; did you mean `groups`?"),
+    ]);
 }

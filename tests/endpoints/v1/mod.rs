@@ -1,6 +1,7 @@
 //! The Messages API.
 
 mod messages;
+mod messages_masking;
 mod messages_spending;
 mod models;
 pub(crate) mod organizations;

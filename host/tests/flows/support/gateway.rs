@@ -220,6 +220,36 @@ impl Site {
         yaml
     }
 
+    /// Runs `sallyport keys` with these arguments and returns its JSON.
+    pub(crate) fn keys(&self, arguments: &[&str]) -> Value {
+        let config = self.file("gateway.yaml");
+        fs::write(&config, self.yaml()).expect("a file");
+        let mut command = self.command("keys", arguments);
+        let output = command.arg("--json").arg("--config").arg(config).output().expect("a run");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// The program with `subcommand`, its state directory and its environment.
+    fn command(&self, subcommand: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .arg(subcommand)
+            .args(arguments)
+            .arg("--state-dir")
+            .arg(self.state())
+            .current_dir(self.directory.path())
+            .env_clear()
+            .env("CLAUDE_GATEWAY_ALLOW_LOOPBACK", "1")
+            .env("CLIENT_SECRET", CLIENT_SECRET)
+            .env("SESSION_SECRET", SESSION_SECRET)
+            .env("UPSTREAM_KEY", UPSTREAM_KEY)
+            .env("POSTGRES_URL", self.postgres_url.as_deref().unwrap_or_default())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        command
+    }
+
     /// The state directory.
     pub(crate) fn state(&self) -> PathBuf {
         self.directory.path().join("state")
@@ -233,22 +263,10 @@ impl Site {
     fn spawn(&self, yaml: &str) -> Gateway {
         let config = self.file("gateway.yaml");
         fs::write(&config, yaml).expect("a file");
-        let mut process = Command::new(binary())
-            .arg("serve")
+        let mut process = self
+            .command("serve", &["--listen", &format!("127.0.0.1:{}", self.port)])
             .arg("--config")
             .arg(config)
-            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
-            .arg("--state-dir")
-            .arg(self.state())
-            .current_dir(self.directory.path())
-            .env_clear()
-            .env("CLAUDE_GATEWAY_ALLOW_LOOPBACK", "1")
-            .env("CLIENT_SECRET", CLIENT_SECRET)
-            .env("SESSION_SECRET", SESSION_SECRET)
-            .env("UPSTREAM_KEY", UPSTREAM_KEY)
-            .env("POSTGRES_URL", self.postgres_url.as_deref().unwrap_or_default())
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -2,6 +2,7 @@
 
 pub(crate) mod count_tokens;
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 use http::StatusCode;
@@ -35,7 +36,11 @@ async fn infer(
         },
     };
     let body = gateway.body(&mut request).await?;
-    let message = Message::parse(body).map_err(|malformed| Failure::invalid_request(malformed.to_string()))?;
+    let message = Message::parse(body).map_err(|malformed| {
+        // A body that cannot be read cannot be masked either: the refusal says so where that is the rule.
+        let note = if gateway.enforces_masking(session.groups()) { "masking: " } else { "" };
+        Failure::invalid_request(format!("{note}{malformed}"))
+    })?;
     if !gateway.may_use(&session, message.model()) {
         return Err(Failure::invalid_request(format!(
             "model {} is not in your role's availableModels allowlist",
@@ -55,6 +60,7 @@ async fn infer(
         query,
         headers: request.headers,
         message,
+        masked: OnceCell::new(),
         session,
         plan,
         received,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::{Administrator, Refusal};
 use crate::domain::audit::{AuditEvent, KeyChanged};
 use crate::gateway::{Context, Gateway};
-use crate::store::signing_keys::{KeyInfo, RingError};
+use crate::store::key_ring::{KeyInfo, RingError};
 
 /// Makes a new key. The body is not looked at.
 pub(in super::super) async fn post(
@@ -26,7 +26,7 @@ pub(in super::super) async fn post(
         Err(error) => return Err(Refusal::Broken(crate::error::Failure::internal(error.to_string()))),
     };
     if let Some(newest) = keys.first() {
-        let event = KeyChanged { kid: &newest.kid, actor: &administrator.actor, sessions: None };
+        let event = KeyChanged { kid: &newest.kid, ring: None, actor: &administrator.actor, sessions: None };
         gateway.audit(context, &AuditEvent::KeyRotate(event));
     }
     Ok(json!({"data": keys.iter().map(shown).collect::<Vec<_>>()}))

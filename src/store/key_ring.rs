@@ -1,11 +1,12 @@
-//! The ring of session secrets when the configuration names none: in the key-value store, newest first.
+//! Rings of secrets in the key-value store, newest first: those of sessions, when the configuration names none, and
+//! those of masking.
 //!
-//! A new key signs a few seconds after it was made, when every replica has read it, so that nobody is ever shown a token
+//! A new key signs a little after it was made, when every replica has read it, so that nobody is ever shown a token
 //! whose key they do not know. The one before goes on verifying until nothing that it signed or sealed can be valid, and
 //! then disappears by itself.
 //!
 //! Secrets never enter SQL, but SQL decides which ring is current: a ring is written under its own id first, then the
-//! pointer `session-keys` is moved to it by compare-and-set, then it is copied to where everybody looks. Two instances
+//! pointer (`session-keys`) is moved to it by compare-and-set, then it is copied to where everybody looks. Two instances
 //! that start at once therefore end with one ring, and of two rotations at once none is lost. Reading needs the
 //! key-value store only.
 
@@ -21,18 +22,12 @@ use crate::domain::session::{Keys, hex, key_id};
 use crate::ports::{Clock, Entropy, KeyValue, KeyValueError};
 use crate::store::{Store, StoreError};
 
-/// The pointer in SQL, and the key under which everybody finds the current ring.
-const CURRENT: &str = "session-keys";
-
 /// How often, and after which pause, the ring of another instance is looked for before it counts as lost.
 const LOOKS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Rotations that may get in between before one gives up.
 const ATTEMPTS: u32 = 5;
-
-/// How long a new key is known before it signs: longer than instances go without reading the ring.
-const HEADS_UP: Duration = Duration::from_secs(5);
 
 /// How much longer than its last signature a key is kept: for what replicas sign that have not read the ring, and for
 /// clocks that differ.
@@ -41,8 +36,37 @@ const SLACK: Duration = Duration::from_hours(1);
 /// Keys that a ring may have.
 const MOST: usize = 50;
 
-/// What is needed to look after the ring.
-pub struct SigningKeys<'a> {
+/// What the secrets of a ring are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// They sign session tokens and seal.
+    Sessions,
+    /// They make the tokens of masked identifiers.
+    Masking,
+}
+
+impl Purpose {
+    /// The pointer in SQL, and the key under which everybody finds the current ring.
+    const fn current(self) -> &'static str {
+        match self {
+            Self::Sessions => "session-keys",
+            Self::Masking => "masking-keys",
+        }
+    }
+
+    /// How long a new key is known before it is used: longer than instances go without reading the ring.
+    const fn heads_up(self) -> Duration {
+        match self {
+            Self::Sessions => Duration::from_secs(5),
+            Self::Masking => Duration::from_mins(2),
+        }
+    }
+}
+
+/// What is needed to look after a ring.
+pub struct KeyRing<'a> {
+    /// Which.
+    pub purpose: Purpose,
     /// Decides.
     pub store: Store<'a>,
     /// Keeps.
@@ -65,8 +89,8 @@ pub enum RingError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The ring is not what was written.
-    #[error("the session keys in the key-value store are damaged; delete `session-keys` to make new ones")]
-    Damaged,
+    #[error("the keys in the key-value store are damaged; delete `{0}` there to make new ones")]
+    Damaged(&'static str),
     /// There are [`MOST`] keys.
     #[error("there are {MOST} keys that still verify; wait until the oldest has gone, or revoke it")]
     Full,
@@ -74,14 +98,14 @@ pub enum RingError {
     #[error("no key with this id; `sallyport keys list` shows them")]
     NoSuchKey,
     /// Others rotate all the time.
-    #[error("the session keys were rotated by somebody else at the same time; look at the list and try again")]
+    #[error("the keys were rotated by somebody else at the same time; look at the list and try again")]
     Contended,
 }
 
 /// One key, for people: no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeyInfo {
-    /// Its id, as in token headers.
+    /// Its id, as in the headers of session tokens.
     pub kid: String,
     /// When it was made.
     pub created_at: Timestamp,
@@ -91,6 +115,15 @@ pub struct KeyInfo {
     pub retired_at: Option<Timestamp>,
     /// When it disappears; the newest does not.
     pub verifies_until: Option<Timestamp>,
+}
+
+/// One key, for those who work with it.
+#[derive(Debug, Clone)]
+pub struct RingSecret {
+    /// The secret: 48 random bytes as text.
+    pub secret: Secret<String>,
+    /// From when on it is used.
+    pub used_from: Timestamp,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -130,13 +163,13 @@ impl RingKey {
 
 impl Ring {
     /// The keys that still verify, the one that signs first.
-    fn keys(&self, lifetime: Duration, now: Timestamp) -> Result<Keys, RingError> {
+    fn keys(&self, lifetime: Duration, now: Timestamp) -> Option<Keys> {
         let mut keys = self.lasting(lifetime, now);
         let signer = keys.iter().position(|key| key.signs_from() <= now.as_millis()).unwrap_or_default();
         if signer < keys.len() {
             keys[..=signer].rotate_right(1);
         }
-        Keys::new(keys.into_iter().map(|key| Secret::new(key.secret.clone()))).ok_or(RingError::Damaged)
+        Keys::new(keys.into_iter().map(|key| Secret::new(key.secret.clone())))
     }
 
     /// The keys that still verify, newest first.
@@ -163,15 +196,26 @@ impl Ring {
     }
 }
 
-impl SigningKeys<'_> {
+impl KeyRing<'_> {
     /// The current keys; made now if there are none.
     pub async fn load(&self) -> Result<Keys, RingError> {
-        self.current().await?.keys(self.lifetime, self.clock.now())
+        self.current().await?.keys(self.lifetime, self.clock.now()).ok_or_else(|| self.damaged())
+    }
+
+    /// The current secrets, newest first and never none; made now if there are none.
+    pub async fn secrets(&self) -> Result<Vec<RingSecret>, RingError> {
+        let ring = self.current().await?;
+        let secret = |key: &RingKey| RingSecret {
+            secret: Secret::new(key.secret.clone()),
+            used_from: Timestamp::from_millis(key.signs_from()),
+        };
+        let secrets: Vec<_> = ring.lasting(self.lifetime, self.clock.now()).into_iter().map(secret).collect();
+        if secrets.is_empty() { Err(self.damaged()) } else { Ok(secrets) }
     }
 
     /// All keys, newest first. Makes none: a list changes nothing.
     pub async fn list(&self) -> Result<Vec<KeyInfo>, RingError> {
-        let ring = self.get(CURRENT).await?;
+        let ring = self.get(self.purpose.current()).await?;
         Ok(ring.map(|ring| ring.infos(self.lifetime, self.clock.now())).unwrap_or_default())
     }
 
@@ -182,7 +226,7 @@ impl SigningKeys<'_> {
             if ring.keys.len() >= MOST {
                 return Err(RingError::Full);
             }
-            let from = now.plus(HEADS_UP);
+            let from = now.plus(self.purpose.heads_up());
             if let Some(newest) = ring.keys.first_mut() {
                 newest.retire(from, self.lifetime);
             }
@@ -197,7 +241,7 @@ impl SigningKeys<'_> {
     /// Removes the key `kid`: nothing that it signed or sealed is valid any more. If it was the newest, a new one signs
     /// at once. Returns the list after that.
     pub async fn revoke(&self, kid: &str) -> Result<Vec<KeyInfo>, RingError> {
-        if self.get(CURRENT).await?.is_none() {
+        if self.get(self.purpose.current()).await?.is_none() {
             return Err(RingError::NoSuchKey);
         }
         self.change(|ring, now| {
@@ -217,7 +261,7 @@ impl SigningKeys<'_> {
 
     /// Removes keys whose time is over.
     pub async fn prune(&self) -> Result<(), RingError> {
-        let Some(mut ring) = self.get(CURRENT).await? else { return Ok(()) };
+        let Some(mut ring) = self.get(self.purpose.current()).await? else { return Ok(()) };
         if ring.prune(self.lifetime, self.clock.now()) {
             self.change(|ring, now| Ok(ring.prune(self.lifetime, now))).await?;
         }
@@ -233,7 +277,7 @@ impl SigningKeys<'_> {
             let mut ring = self.current().await?;
             let now = self.clock.now();
             // The pointer is missing when the database is newer than the ring.
-            let pointer = self.store.point_first(CURRENT, &ring.id, now).await?;
+            let pointer = self.store.point_first(self.purpose.current(), &ring.id, now).await?;
             if pointer != ring.id {
                 // What everybody reads is behind, or the pointer's ring is lost; then ours takes its place.
                 ring = self.find(&pointer).await?.unwrap_or(ring);
@@ -242,19 +286,19 @@ impl SigningKeys<'_> {
                 return self.list().await;
             }
             ring.id = self.random_id();
-            self.set(&slot(&ring.id), &ring).await?;
-            if self.store.point(CURRENT, &pointer, &ring.id, now).await? {
+            self.set(&self.slot(&ring.id), &ring).await?;
+            if self.store.point(self.purpose.current(), &pointer, &ring.id, now).await? {
                 self.publish(ring).await?;
-                self.key_value.delete(&slot(&pointer)).await?;
+                self.key_value.delete(&self.slot(&pointer)).await?;
                 return self.list().await;
             }
-            self.key_value.delete(&slot(&ring.id)).await?;
+            self.key_value.delete(&self.slot(&ring.id)).await?;
         }
         Err(RingError::Contended)
     }
 
     async fn current(&self) -> Result<Ring, RingError> {
-        match self.get(CURRENT).await? {
+        match self.get(self.purpose.current()).await? {
             Some(ring) => Ok(ring),
             None => self.create().await,
         }
@@ -263,15 +307,15 @@ impl SigningKeys<'_> {
     async fn create(&self) -> Result<Ring, RingError> {
         let now = self.clock.now();
         let ring = Ring { id: self.random_id(), keys: vec![self.new_key(now)] };
-        self.set(&slot(&ring.id), &ring).await?;
-        let winner = self.store.point_first(CURRENT, &ring.id, now).await?;
+        self.set(&self.slot(&ring.id), &ring).await?;
+        let winner = self.store.point_first(self.purpose.current(), &ring.id, now).await?;
         if winner != ring.id {
             if let Some(theirs) = self.await_ring(&winner).await? {
-                self.key_value.delete(&slot(&ring.id)).await?;
+                self.key_value.delete(&self.slot(&ring.id)).await?;
                 return self.publish(theirs).await;
             }
             // The key-value store was emptied, or is another one than the database remembers: begin anew, once.
-            if !self.store.point(CURRENT, &winner, &ring.id, now).await? {
+            if !self.store.point(self.purpose.current(), &winner, &ring.id, now).await? {
                 return Err(RingError::Contended);
             }
         }
@@ -281,8 +325,8 @@ impl SigningKeys<'_> {
     /// Copies `ring` to where everybody looks, then makes sure that no newer one was overwritten.
     async fn publish(&self, mut ring: Ring) -> Result<Ring, RingError> {
         for _ in 0..ATTEMPTS {
-            self.set(CURRENT, &ring).await?;
-            match self.store.pointer(CURRENT).await? {
+            self.set(self.purpose.current(), &ring).await?;
+            match self.store.pointer(self.purpose.current()).await? {
                 Some(newer) if newer != ring.id => match self.find(&newer).await? {
                     Some(newer) => ring = newer,
                     None => return Ok(ring),
@@ -299,7 +343,7 @@ impl SigningKeys<'_> {
                 return Ok(Some(ring));
             }
             // A later rotation removes the ring that it replaced, after it has published its own.
-            if let Some(ring) = self.get(CURRENT).await? {
+            if let Some(ring) = self.get(self.purpose.current()).await? {
                 return Ok(Some(ring));
             }
             self.clock.sleep(PAUSE).await;
@@ -308,17 +352,26 @@ impl SigningKeys<'_> {
     }
 
     async fn find(&self, id: &str) -> Result<Option<Ring>, RingError> {
-        self.get(&slot(id)).await
+        self.get(&self.slot(id)).await
     }
 
     async fn get(&self, key: &str) -> Result<Option<Ring>, RingError> {
         let Some(bytes) = self.key_value.find(key).await? else { return Ok(None) };
-        serde_json::from_slice(&bytes).map(Some).map_err(|_| RingError::Damaged)
+        serde_json::from_slice(&bytes).map(Some).map_err(|_| self.damaged())
     }
 
     async fn set(&self, key: &str, ring: &Ring) -> Result<(), RingError> {
         let bytes = serde_json::to_vec(ring).expect("strings and numbers");
         Ok(self.key_value.set(key, &bytes).await?)
+    }
+
+    const fn damaged(&self) -> RingError {
+        RingError::Damaged(self.purpose.current())
+    }
+
+    /// Where a ring is kept under its own id.
+    fn slot(&self, id: &str) -> String {
+        format!("{}/{id}", self.purpose.current())
     }
 
     fn new_key(&self, now: Timestamp) -> RingKey {
@@ -338,9 +391,4 @@ impl SigningKeys<'_> {
         self.entropy.fill(&mut id);
         hex(&id)
     }
-}
-
-/// Where a ring is kept under its own id.
-fn slot(id: &str) -> String {
-    format!("{CURRENT}/{id}")
 }
