@@ -21,7 +21,7 @@ use crate::gateway::{Context, Gateway};
 use crate::log::Level;
 use crate::masking::{MaskedMessage, Restoring, Unmaskable};
 use crate::ports::{BodySink, BoxStream, Outbound, StreamError};
-use crate::spending::{Bill, Clearance};
+use crate::spending::{self, Bill, Clearance};
 use crate::stream::meter::Meter;
 use crate::stream::{End, PING, Translator};
 use crate::upstream::catalog::{Candidate, Plan};
@@ -366,7 +366,7 @@ impl<'a> Relay<'a> {
         let label = self.label(index);
         Body::Streamed(Box::new(move |sink| {
             async move {
-                match pump(body, decoder, sink, bill, restoring).await {
+                match pump(&gateway, (body, decoder), sink, bill, restoring).await {
                     Err(Broken::Upstream(reason)) => {
                         gateway.log(Level::Warn, &format!("{label} broke off: {reason}"));
                         Err(CutOff)
@@ -516,8 +516,8 @@ enum Broken {
 /// Moves the body to the client, one piece at a time, until either side stops.
 /// However it ends, the bill is settled and the audit line written when they are dropped here.
 async fn pump(
-    mut body: BoxStream,
-    mut decoder: Option<Decoder>,
+    gateway: &Gateway,
+    (mut body, mut decoder): (BoxStream, Option<Decoder>),
     mut sink: Box<dyn BodySink>,
     mut bill: Option<Bill>,
     mut restoring: Option<Restoring>,
@@ -527,22 +527,25 @@ async fn pump(
         let mut next = body.next().fuse();
         // Watching the client costs a little; it is only worth it while there is something to wait for.
         let piece = match futures_util::poll!(&mut next) {
-            Poll::Ready(piece) => piece,
+            Poll::Ready(piece) => Some(piece),
             Poll::Pending => select_biased! {
-                piece = next => piece,
-                () = left.get_or_insert_with(|| sink.left().fuse()) => return Err(Broken::Client),
+                piece = next => Some(piece),
+                () = left.get_or_insert_with(|| sink.left().fuse()) => None,
             },
+        };
+        drop(next);
+        let Some(piece) = piece else {
+            read_on(gateway, &mut body, &mut decoder, bill.as_mut()).await;
+            return Err(Broken::Client);
         };
         let piece = match piece.map(|piece| plain(&mut decoder, piece)) {
             None => break Ok(()),
             Some(Err(reason)) => break Err(Broken::Upstream(reason)),
             Some(Ok(piece)) => piece,
         };
-        if let Some(bill) = &mut bill {
-            bill.read(&piece);
-        }
-        let piece = restoring.as_mut().map_or_else(|| piece.clone(), |restoring| restoring.push(&piece));
+        let piece = taken(&mut bill, &mut restoring, piece);
         if !piece.is_empty() && sink.send(piece).await.is_err() {
+            read_on(gateway, &mut body, &mut decoder, bill.as_mut()).await;
             return Err(Broken::Client);
         }
     };
@@ -551,6 +554,27 @@ async fn pump(
         return Err(Broken::Client);
     }
     end
+}
+
+/// A piece as the client gets it, after the bill has read it.
+fn taken(bill: &mut Option<Bill>, restoring: &mut Option<Restoring>, piece: Bytes) -> Bytes {
+    if let Some(bill) = bill {
+        bill.read(&piece);
+    }
+    match restoring {
+        Some(restoring) => restoring.push(&piece),
+        None => piece,
+    }
+}
+
+/// Reads what the bill of a client that has left still needs.
+async fn read_on(gateway: &Gateway, body: &mut BoxStream, decoder: &mut Option<Decoder>, bill: Option<&mut Bill>) {
+    let mut source = (body, decoder);
+    spending::linger(gateway, bill, &mut source, async |(body, decoder)| {
+        let piece = body.next().await?;
+        plain(decoder, piece).ok()
+    })
+    .await;
 }
 
 /// Moves the body through `translator` to the client; returns why the upstream broke off, if it did.
@@ -566,42 +590,52 @@ async fn translate(
     let left = sink.left().fuse();
     pin_mut!(left);
     let mut last_output = clock.now();
-    let mut take = |output: Bytes| {
-        if let Some(bill) = &mut bill {
-            bill.read(&output);
-        }
-        restoring.as_mut().map_or_else(|| output.clone(), |restoring| restoring.push(&output))
-    };
     let (rest, reason) = 'pieces: loop {
-        let next = body.next().fuse();
-        pin_mut!(next);
-        let piece = loop {
-            let look = clock.sleep(LOOK).fuse();
-            pin_mut!(look);
-            select_biased! {
-                piece = next => break piece,
-                () = left => return None,
-                () = look => {
-                    if clock.now().since(last_output) >= SILENCE {
-                        sink.send(PING).await.ok()?;
-                        last_output = clock.now();
+        let piece = {
+            let next = body.next().fuse();
+            pin_mut!(next);
+            loop {
+                let look = clock.sleep(LOOK).fuse();
+                pin_mut!(look);
+                select_biased! {
+                    piece = next => break Some(piece),
+                    () = left => break None,
+                    () = look => {
+                        if clock.now().since(last_output) >= SILENCE {
+                            if sink.send(PING).await.is_err() {
+                                break None;
+                            }
+                            last_output = clock.now();
+                        }
                     }
                 }
             }
         };
-        let piece = match piece.map(|piece| plain(&mut decoder, piece)) {
-            None => break 'pieces (take(translator.finish(End::Complete)), None),
-            Some(Err(reason)) => break 'pieces (take(translator.finish(End::BrokeOff)), Some(reason)),
-            Some(Ok(piece)) => piece,
+        let Some(piece) = piece else {
+            read_on_translated(gateway, (&mut body, &mut decoder), &mut translator, bill.as_mut()).await;
+            return None;
         };
-        let translated = translator.push(&piece);
-        let output = take(translated.output);
-        if translated.is_over {
-            break 'pieces (output, None);
-        }
-        if !output.is_empty() {
-            sink.send(output).await.ok()?;
-            last_output = clock.now();
+        let end = match piece.map(|piece| plain(&mut decoder, piece)) {
+            None => Some((End::Complete, None)),
+            Some(Err(reason)) => Some((End::BrokeOff, Some(reason))),
+            Some(Ok(piece)) => {
+                let translated = translator.push(&piece);
+                let output = taken(&mut bill, &mut restoring, translated.output);
+                if translated.is_over {
+                    break 'pieces (output, None);
+                }
+                if !output.is_empty() {
+                    if sink.send(output).await.is_err() {
+                        read_on_translated(gateway, (&mut body, &mut decoder), &mut translator, bill.as_mut()).await;
+                        return None;
+                    }
+                    last_output = clock.now();
+                }
+                None
+            }
+        };
+        if let Some((end, reason)) = end {
+            break (taken(&mut bill, &mut restoring, translator.finish(end)), reason);
         }
     };
     let held = restoring.as_mut().map(Restoring::finish).unwrap_or_default();
@@ -609,6 +643,21 @@ async fn translate(
         sink.send(piece).await.ok()?;
     }
     reason
+}
+
+/// The same as [`read_on`] for an answer that is translated.
+async fn read_on_translated(
+    gateway: &Gateway,
+    (body, decoder): (&mut BoxStream, &mut Option<Decoder>),
+    translator: &mut Box<dyn Translator>,
+    bill: Option<&mut Bill>,
+) {
+    let mut source = (body, decoder, translator);
+    spending::linger(gateway, bill, &mut source, async |(body, decoder, translator)| {
+        let piece = body.next().await?;
+        Some(translator.push(&plain(decoder, piece).ok()?).output)
+    })
+    .await;
 }
 
 fn plain(decoder: &mut Option<Decoder>, piece: Result<Bytes, StreamError>) -> Result<Bytes, String> {

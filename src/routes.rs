@@ -77,7 +77,9 @@ impl Route {
             "/v1/messages/count_tokens" if post => Self::CountTokens,
             "/v1/models" if get => Self::Models,
             "/api/oauth/usage" if get => Self::Usage,
-            "/v1/organizations/analytics/cost" | "/v1/organizations/spend_limits" => Self::Organizations,
+            "/v1/organizations/analytics/cost"
+            | "/v1/organizations/spend_limits"
+            | "/v1/organizations/spend_reservations" => Self::Organizations,
             path if path.starts_with("/v1/organizations/spend_limits/") => Self::Organizations,
             "/v1/organizations/sessions" | "/v1/organizations/signing_keys/rotate" => Self::Organizations,
             path if path.starts_with("/v1/organizations/sessions/") => Self::Organizations,

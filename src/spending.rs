@@ -2,9 +2,11 @@
 //!
 //! What is decided lives in `domain::spend` and `domain::price`; this file asks the store and waits.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::{FutureExt, LocalBoxFuture};
 use futures_util::{pin_mut, select_biased};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -13,18 +15,19 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{Admin, Provider};
 use crate::domain::audit::AuditEvent;
+use crate::domain::money::Money;
 use crate::domain::price::Served;
-use crate::domain::session::Session;
+use crate::domain::session::{Session, hex};
 use crate::domain::spend::notice::{self, Header, Refusal};
-use crate::domain::spend::verdict::{Standing, Verdict, verdict};
+use crate::domain::spend::verdict::{Gauge, Standing, Verdict, described, verdict};
 use crate::exchange::{self, Response, read_body};
 use crate::gateway::{Context, Gateway};
 use crate::log::Level;
 use crate::relay::{Inference, Relay};
-use crate::store::{Addition, Caller, Identity};
+use crate::store::{Caller, Identity, Settlement, StoreError, Wanted};
 use crate::stream::meter::{Meter, Metered, Usage};
 use crate::upkeep;
-use crate::upstream::catalog::Candidate;
+use crate::upstream::catalog::{Candidate, Plan};
 use crate::upstream::{self, Call, Message, Operation};
 
 /// How long a look at a caller's spending may take (inference contract §15.1).
@@ -40,19 +43,55 @@ const MAX_COUNT_BYTES: u64 = 1024 * 1024;
 const IDENTITY_FRESH: Duration = Duration::from_mins(10);
 const MAX_REMEMBERED: usize = 10_000;
 
+/// How long is waited before a settlement that failed is tried again.
+const AGAIN_AFTER: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
+
 /// Leave to spend.
 pub(crate) struct Clearance {
     /// What the caller is told about their cap.
     headers: Vec<Header>,
-    /// Whose pool pays; unknown when spending could not be looked up.
-    #[expect(clippy::option_option, reason = "unknown and nobody's are different answers")]
-    pool: Option<Option<String>>,
+    /// What is reserved until the request is billed; nothing for a caller without a subject.
+    hold: RefCell<Option<Hold>>,
 }
 
 impl Clearance {
     /// Adds what the caller is told.
     pub(crate) fn tell(&self, headers: &mut HeaderMap) {
         tell(&self.headers, headers);
+    }
+}
+
+/// A reservation, which may have failed. It is settled by its bill, or given back when it is dropped.
+struct Hold {
+    gateway: Rc<Gateway>,
+    /// Empty once it is settled.
+    id: String,
+    /// Whether the store has said that it exists; otherwise it may or may not.
+    is_known: bool,
+}
+
+impl Hold {
+    /// Takes the id for a settlement: nothing is given back any more.
+    fn settle(mut self) -> (String, bool) {
+        (std::mem::take(&mut self.id), self.is_known)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.id.is_empty() {
+            return;
+        }
+        let (gateway, id) = (Rc::clone(&self.gateway), std::mem::take(&mut self.id));
+        let owner = Rc::clone(&gateway);
+        let give_back = async move {
+            // What cannot be given back expires.
+            if let Err(error) = owner.store().release(&id, owner.ports.clock.now()).await {
+                owner.log(Level::Debug, &format!("reservation {id} could not be given back: {error}"));
+            }
+            upkeep::after_response(&owner);
+        };
+        gateway.ports.tasks.spawn(give_back.boxed_local());
     }
 }
 
@@ -67,39 +106,57 @@ fn tell(told: &[Header], headers: &mut HeaderMap) {
 /// The store did not say in time.
 pub(crate) struct Unknown(pub(crate) String);
 
+/// What came of asking for leave.
+enum Cleared {
+    Leave(Clearance),
+    /// The cap that is used up, or the pools.
+    Blocked(Gauge, Vec<String>),
+    /// Something is left, and other requests have reserved all of it.
+    Reserved,
+}
+
+/// What is known without a reservation.
+enum Judged {
+    /// What the caller is told.
+    Allowed(Vec<Header>),
+    Blocked(Gauge, Vec<String>),
+}
+
+/// The store did not say, perhaps after it had reserved.
+struct Failed {
+    reason: String,
+    hold: Option<Hold>,
+}
+
 impl Gateway {
-    /// Leave for `session` to spend, or the refusal. `None` without the section `admin`: nothing is metered.
-    pub(crate) async fn clear(&self, context: &Context, session: &Session) -> Result<Option<Clearance>, Response> {
+    /// Leave for `session` to spend `amount`, or the refusal. Without an amount nothing is reserved: the request is
+    /// going to be refused for something else, unless its caller may not spend. `None` without the section `admin`:
+    /// nothing is metered.
+    pub(crate) async fn clear(
+        self: &Rc<Self>,
+        context: &Context,
+        session: &Session,
+        amount: Option<Money>,
+    ) -> Result<Option<Clearance>, Response> {
         let Some(admin) = &self.config.admin else { return Ok(None) };
+        let subject = session.subject().filter(|subject| !subject.is_empty());
+        let outcome = match (subject, amount) {
+            (Some(_), Some(amount)) => self.reserve(session, admin, amount).await,
+            _ => self.judge(session, admin).await.map(|judged| match judged {
+                Judged::Allowed(headers) => Cleared::Leave(Clearance { headers, hold: RefCell::new(None) }),
+                Judged::Blocked(gauge, groups) => Cleared::Blocked(gauge, groups),
+            }),
+        };
+        let addition = admin.blocked_message.as_deref();
         let now = self.ports.clock.now();
-        let standing = match self.standing(session).await {
-            Ok(standing) => standing,
-            Err(Unknown(reason)) => {
-                self.log(Level::Warn, &format!("spending cannot be looked up ({}): {reason}", context.request_id));
-                if !self.config.enforcement.fail_closed_on_error {
-                    return Ok(Some(Clearance { headers: Vec::new(), pool: None }));
-                }
-                let sub = session.subject();
+        let sub = session.subject();
+        let blocked =
+            |cause| AuditEvent::SpendBlocked { sub, cause, cap_cents: None, source: None, period: None, groups: &[] };
+        match outcome {
+            Ok(Cleared::Leave(clearance)) => Ok(Some(clearance)),
+            Ok(Cleared::Blocked(gauge, groups)) => {
                 let event = AuditEvent::SpendBlocked {
                     sub,
-                    cause: "store_error",
-                    cap_cents: None,
-                    source: None,
-                    period: None,
-                    groups: &[],
-                };
-                self.audit(context, &event);
-                return Err(refused(&notice::unknown(admin.blocked_message.as_deref())));
-            }
-        };
-        match verdict(&standing, admin.group_limit_mode, now) {
-            Verdict::Allowed { gauge, pool } => {
-                let headers = gauge.as_ref().map(notice::allowed).unwrap_or_default();
-                Ok(Some(Clearance { headers, pool: Some(pool) }))
-            }
-            Verdict::Blocked { gauge, groups } => {
-                let event = AuditEvent::SpendBlocked {
-                    sub: session.subject(),
                     cause: "over_limit",
                     cap_cents: Some(gauge.cap.to_string()),
                     source: Some(gauge.source),
@@ -107,22 +164,102 @@ impl Gateway {
                     groups: &groups,
                 };
                 self.audit(context, &event);
-                Err(refused(&notice::blocked(&gauge, admin.blocked_message.as_deref(), now)))
+                Err(refused(&notice::blocked(&gauge, addition, now)))
+            }
+            Ok(Cleared::Reserved) => {
+                self.audit(context, &blocked("reserved"));
+                Err(refused(&notice::reserved(addition)))
+            }
+            Err(Failed { reason, hold }) => {
+                self.log(Level::Warn, &format!("spending cannot be looked up ({}): {reason}", context.request_id));
+                if !self.config.enforcement.fail_closed_on_error {
+                    return Ok(Some(Clearance { headers: Vec::new(), hold: RefCell::new(hold) }));
+                }
+                self.audit(context, &blocked("store_error"));
+                Err(refused(&notice::unknown(addition)))
             }
         }
+    }
+
+    /// Reserves `amount`, within the time that a caller can wait.
+    async fn reserve(self: &Rc<Self>, session: &Session, admin: &Admin, amount: Money) -> Result<Cleared, Failed> {
+        let id = hex(&self.random::<16>());
+        let mut hold = Hold { gateway: Rc::clone(self), id: id.clone(), is_known: false };
+        let attempt = async {
+            let mut has_cleaned_up = false;
+            loop {
+                let at = self.ports.clock.now();
+                let wanted = Wanted {
+                    id: &id,
+                    caller: Caller { subject: session.subject().unwrap_or_default(), groups: session.groups() },
+                    amount,
+                    mode: admin.group_limit_mode,
+                    at,
+                    until: at.plus(self.config.enforcement.reservation_ttl),
+                };
+                if let Some(granted) = self.store().reserve(wanted).await? {
+                    return Ok::<_, StoreError>(Ok(granted));
+                }
+                let standing = self.store().standing(wanted.caller, at).await?;
+                if let Verdict::Blocked { gauge, groups } = verdict(&standing, admin.group_limit_mode, at) {
+                    return Ok(Err(Cleared::Blocked(gauge, groups)));
+                }
+                // What is in the way is reserved: perhaps by requests that died.
+                if has_cleaned_up || self.store().expire_holds(at).await? == 0 {
+                    return Ok(Err(Cleared::Reserved));
+                }
+                has_cleaned_up = true;
+            }
+        };
+        match self.patiently(attempt).await {
+            Ok(Ok(granted)) => {
+                hold.is_known = true;
+                let headers = described(&granted.gauges).map(notice::allowed).unwrap_or_default();
+                Ok(Cleared::Leave(Clearance { headers, hold: RefCell::new(Some(hold)) }))
+            }
+            Ok(Err(refusal)) => {
+                hold.settle();
+                Ok(refusal)
+            }
+            Err(Unknown(reason)) => Err(Failed { reason, hold: Some(hold) }),
+        }
+    }
+
+    /// Whether `session` may spend at all.
+    async fn judge(&self, session: &Session, admin: &Admin) -> Result<Judged, Failed> {
+        let standing = self.standing(session).await.map_err(|Unknown(reason)| Failed { reason, hold: None })?;
+        Ok(match verdict(&standing, admin.group_limit_mode, self.ports.clock.now()) {
+            Verdict::Allowed { gauge, .. } => Judged::Allowed(gauge.as_ref().map(notice::allowed).unwrap_or_default()),
+            Verdict::Blocked { gauge, groups } => Judged::Blocked(gauge, groups),
+        })
     }
 
     /// What is known about the spending of `session`, within the time that a caller can wait.
     pub(crate) async fn standing(&self, session: &Session) -> Result<Standing, Unknown> {
         let store = self.store();
         let caller = Caller { subject: session.subject().unwrap_or_default(), groups: session.groups() };
-        let standing = store.standing(caller, self.ports.clock.now()).fuse();
+        self.patiently(store.standing(caller, self.ports.clock.now())).await
+    }
+
+    /// What the store says, if it says it in time.
+    async fn patiently<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, Unknown> {
+        let answer = answer.fuse();
         let timeout = self.ports.clock.sleep(PATIENCE).fuse();
-        pin_mut!(standing, timeout);
+        pin_mut!(answer, timeout);
         select_biased! {
-            standing = standing => standing.map_err(|error| Unknown(error.to_string())),
+            answer = answer => answer.map_err(|error| Unknown(error.to_string())),
             () = timeout => Err(Unknown("the database is too slow".to_owned())),
         }
+    }
+
+    /// The most that a request is reckoned to cost at the candidates of its plan.
+    pub(crate) fn most_cost(&self, message: &Message, plan: &Plan) -> Money {
+        let served = plan.candidates.iter().map(|candidate| Served {
+            upstream: &self.config.upstreams[candidate.upstream].name,
+            model: &candidate.model,
+            requested: message.model(),
+        });
+        self.prices.most(served, &message.asked())
     }
 
     async fn note_identity(&self, session: &Session, subject: &str) {
@@ -182,13 +319,15 @@ struct Open {
     inference: Rc<Inference>,
     candidate: Candidate,
     meter: Meter,
+    hold: Option<Hold>,
 }
 
 impl Bill {
     /// Opens the bill of the answer that `candidate` gives; `None` where nothing is metered.
     pub(crate) fn open(relay: &Relay<'_>, candidate: &Candidate, meter: Meter) -> Option<Self> {
-        relay.inference.clearance.as_ref()?;
+        let clearance = relay.inference.clearance.as_ref()?;
         Some(Self(Some(Open {
+            hold: clearance.hold.take(),
             gateway: Rc::clone(relay.gateway),
             context: relay.context.clone(),
             inference: Rc::clone(relay.inference),
@@ -205,6 +344,33 @@ impl Bill {
     }
 }
 
+/// How long an upstream may take to tell what a request cost whose client has left.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Reads on where the client has left before the upstream told what the request was: its input is billed all the same.
+/// Of a stream that is its first event; of a document all of it, since the work is done when it begins.
+pub(crate) async fn linger<T>(
+    gateway: &Gateway,
+    bill: Option<&mut Bill>,
+    source: &mut T,
+    mut next: impl AsyncFnMut(&mut T) -> Option<Bytes>,
+) {
+    let Some(bill) = bill else { return };
+    let timeout = gateway.ports.clock.sleep(LINGER).fuse();
+    pin_mut!(timeout);
+    while bill.0.as_ref().is_some_and(|open| !open.meter.knows_input()) {
+        let piece = next(source).fuse();
+        pin_mut!(piece);
+        select_biased! {
+            piece = piece => match piece {
+                Some(piece) => bill.read(&piece),
+                None => return,
+            },
+            () = timeout => return,
+        }
+    }
+}
+
 impl Drop for Bill {
     fn drop(&mut self) {
         if let Some(open) = self.0.take() {
@@ -217,7 +383,7 @@ impl Drop for Bill {
 impl Open {
     fn settle(self) -> LocalBoxFuture<'static, ()> {
         async move {
-            let Self { gateway, context, inference, candidate, meter } = self;
+            let Self { gateway, context, inference, candidate, meter, hold } = self;
             let usage = match meter.finish() {
                 Metered::Nothing => return,
                 Metered::Told(usage) | Metered::Estimated(usage) => usage,
@@ -226,14 +392,21 @@ impl Open {
                     Usage { input_tokens: count_input(&relay, &candidate).await, output_tokens, ..Usage::default() }
                 }
             };
-            record(&gateway, &context, &inference, &candidate, &usage).await;
+            record(&gateway, &context, &inference, &candidate, &usage, hold).await;
         }
         .boxed_local()
     }
 }
 
-/// Prices `usage`, adds it to all sums, and keeps who it was.
-async fn record(gateway: &Rc<Gateway>, context: &Context, inference: &Inference, candidate: &Candidate, usage: &Usage) {
+/// Prices `usage`, settles the reservation with it, and keeps who it was.
+async fn record(
+    gateway: &Rc<Gateway>,
+    context: &Context,
+    inference: &Inference,
+    candidate: &Candidate,
+    usage: &Usage,
+    hold: Option<Hold>,
+) {
     let Some(admin) = &gateway.config.admin else { return };
     let served = Served {
         upstream: &gateway.config.upstreams[candidate.upstream].name,
@@ -256,21 +429,43 @@ async fn record(gateway: &Rc<Gateway>, context: &Context, inference: &Inference,
         };
         gateway.audit(context, &event);
     }
-    let Some(subject) = session.subject().filter(|subject| !subject.is_empty()) else { return };
-    let known = inference.clearance.as_ref().and_then(|clearance| clearance.pool.clone());
-    let pool = match known {
-        Some(pool) => pool,
-        None => paying_pool(gateway, session, admin).await,
+    let Some((id, is_known)) = hold.map(Hold::settle) else { return };
+    let subject = session.subject().unwrap_or_default();
+    // A reservation knows its pool.
+    let pool = if is_known { None } else { paying_pool(gateway, session, admin).await };
+    let settlement = Settlement {
+        id: &id,
+        subject,
+        pool: pool.as_deref(),
+        cost,
+        usage,
+        model: &candidate.model,
+        upstream: served.upstream,
+        session: "",
+        at: gateway.ports.clock.now(),
     };
-    let addition = Addition { subject, pool: pool.as_deref(), cost, at: gateway.ports.clock.now() };
-    if let Err(error) = gateway.store().add_spend(addition).await {
-        let cents = cost.cents_to_six_decimals();
-        let message = format!("{cents} cents of {} could not be recorded: {error}", context.request_id);
-        gateway.log(Level::Error, &message);
+    if !settled(gateway, context, settlement).await {
         return;
     }
     gateway.note_identity(session, subject).await;
     upkeep::after_response(gateway);
+}
+
+/// Settles, several times if it has to be: an id counts once.
+async fn settled(gateway: &Gateway, context: &Context, settlement: Settlement<'_>) -> bool {
+    let mut pauses = AGAIN_AFTER.iter();
+    loop {
+        let Err(error) = gateway.store().settle(settlement).await else { return true };
+        let cents = settlement.cost.cents_to_six_decimals();
+        let Some(pause) = pauses.next() else {
+            let message = format!("{cents} cents of {} could not be recorded: {error}", context.request_id);
+            gateway.log(Level::Error, &message);
+            return false;
+        };
+        let message = format!("{cents} cents of {} are not recorded yet: {error}", context.request_id);
+        gateway.log(Level::Warn, &message);
+        gateway.ports.clock.sleep(*pause).await;
+    }
 }
 
 /// Whose pool pays, when nobody could say before the request.

@@ -94,7 +94,7 @@ pub(crate) fn config() -> Config {
         models: Vec::new(),
         auto_include_builtin_models: true,
         admin: None,
-        enforcement: config::Enforcement::default(),
+        enforcement: config::Enforcement { fail_closed_on_error: false, reservation_ttl: Duration::from_mins(15) },
         pricing: None,
         managed: None,
         masking: None,

@@ -1,7 +1,9 @@
 //! Sections `admin` and `enforcement` (auth contract §3.7, inference contract §17 and §20).
 
+use std::time::Duration;
+
 use super::decode::{Keys, section};
-use super::kind::{Kind, choice, formed, list, non_empty, positive, secret, switch, text};
+use super::kind::{Kind, choice, formed, list, non_empty, positive, secret, switch, text, whole};
 use super::{Admin, AdminKey, Enforcement, GroupLimitMode};
 
 pub(super) fn admin(keys: &mut Keys<'_, '_>) -> Option<Admin> {
@@ -89,5 +91,12 @@ pub(super) fn enforcement(keys: &mut Keys<'_, '_>) -> Option<Enforcement> {
         "false",
         "Whether requests are refused while spend cannot be checked because the database does not answer. Needs `admin`.",
     );
-    Some(Enforcement { fail_closed_on_error: fail_closed_on_error? })
+    let reservation_ttl = keys.or(
+        "reservation_ttl_seconds",
+        whole(1, 86_400).map(Duration::from_secs),
+        "900",
+        "How long a request's reservation counts when nobody tells its end, because the process died, in seconds. Longer \
+         than the longest answer takes.",
+    );
+    Some(Enforcement { fail_closed_on_error: fail_closed_on_error?, reservation_ttl: reservation_ttl? })
 }

@@ -564,10 +564,12 @@ pub enum GroupLimitMode {
 }
 
 /// Section `enforcement`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Enforcement {
     /// Whether requests are refused when spend cannot be checked.
     pub fail_closed_on_error: bool,
+    /// How long a reservation counts whose end nobody tells.
+    pub reservation_ttl: Duration,
 }
 
 /// Section `pricing`. Amounts are the decimal text of the configuration: money is never floating point.

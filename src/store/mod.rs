@@ -27,7 +27,7 @@ pub use identities::Identity;
 pub use limits::{Change, Edge, Page, Recorded, Stored};
 pub use reports::{CostQuery, CostRow, PrincipalRow, PrincipalsQuery};
 pub use sessions::{EndedSession, NewSession, Refreshed, SessionRow, SessionsQuery};
-pub use spend::{Addition, Caller};
+pub use spend::{Caller, Granted, Hold, Settlement, Sum, Wanted};
 pub use upkeep::Retention;
 
 /// A database as the gateway uses it.
@@ -71,7 +71,9 @@ impl<'a> Store<'a> {
             self.migrate().await?;
         }
         let outcome = self.db.run(statement, parameters).await;
-        if let Err(DbError::Refused(_)) = outcome {
+        if let Err(DbError::Refused(message)) = &outcome
+            && !spend::is_race(message)
+        {
             // The database may have been exchanged for an empty one: look again next time.
             self.is_migrated.set(false);
         }
@@ -124,6 +126,8 @@ fn as_text(text: impl Into<String>) -> Value {
     Value::Text(if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text })
 }
 
+#[cfg(test)]
+mod reservation_tests;
 #[cfg(test)]
 mod session_tests;
 #[cfg(test)]

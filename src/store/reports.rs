@@ -120,7 +120,7 @@ impl Store<'_> {
              (SELECT t.principal, t.days, t.weeks, t.months, t.{kind}s AS chosen FROM \
              (SELECT s.principal, {}, {}, {}, \
              SUM(CASE WHEN s.kind = '{kind}' AND s.period = ${key} THEN 1 ELSE 0 END) AS present \
-             FROM spend s WHERE s.kind IN ('day', 'week', 'month') GROUP BY s.principal) t {join}) o \
+             FROM spend s WHERE s.kind IN ('day', 'week', 'month') AND s.requests > 0 GROUP BY s.principal) t {join}) o \
              LEFT JOIN principals i ON i.principal = o.principal \
              WHERE {condition} AND ($4 = '' OR LOWER(o.principal) LIKE $4 ESCAPE '\\' \
              OR LOWER(i.email) LIKE $4 ESCAPE '\\' OR LOWER(i.name) LIKE $4 ESCAPE '\\') ORDER BY {order} LIMIT $6",
@@ -145,7 +145,7 @@ impl Store<'_> {
              CAST(SUM(CASE WHEN s.kind = 'day' AND s.period = $1 THEN s.nanos ELSE 0 END) AS BIGINT), \
              CAST(SUM(CASE WHEN s.kind = 'week' AND s.period = $2 THEN s.nanos ELSE 0 END) AS BIGINT), \
              CAST(SUM(CASE WHEN s.kind = 'month' AND s.period = $3 THEN s.nanos ELSE 0 END) AS BIGINT), \
-             '', '', '[]' FROM spend s WHERE s.principal IN ({list}) AND s.kind <> 'pool' GROUP BY s.principal \
+             '', '', '[]' FROM spend s WHERE s.principal IN ({list}) AND s.kind IN ('day', 'week', 'month') GROUP BY s.principal \
              UNION ALL SELECT i.principal, 0, 0, 0, i.email, i.name, i.member_of FROM principals i \
              WHERE i.principal IN ({list})"
         );
@@ -217,7 +217,7 @@ impl Store<'_> {
             "SELECT t.day, t.actor, t.member_of, t.cost, COALESCE(i.email, ''), COALESCE(i.name, '') FROM \
              (SELECT c.day, c.actor, c.member_of, CAST(SUM(c.nanos) AS BIGINT) AS cost FROM \
              (SELECT {day} AS day, {actor} AS actor, {group} AS member_of, s.nanos FROM spend s {join} \
-             WHERE s.kind = 'day' AND s.period >= $1 AND s.period < $2{conditions}) c \
+             WHERE s.kind = 'day' AND s.requests > 0 AND s.period >= $1 AND s.period < $2{conditions}) c \
              GROUP BY c.day, c.actor, c.member_of) t \
              LEFT JOIN principals i ON i.principal = t.actor ORDER BY {order} LIMIT $3 OFFSET $4"
         );

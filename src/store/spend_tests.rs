@@ -1,31 +1,34 @@
 //! The store's contract about money, on every database.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use futures_util::FutureExt;
 
 use super::tests::{on_every_database, on_two_connections};
-use super::{Addition, Caller, Change, CostQuery, Edge, Identity, Page, PrincipalsQuery, Retention, Store};
+use super::{Caller, Change, CostQuery, Edge, Identity, Page, PrincipalsQuery, Retention, Settlement, Store};
 use crate::domain::ids::Timestamp;
 use crate::domain::money::Money;
 use crate::domain::spend::calendar::Period;
 use crate::domain::spend::limit::{Limit, Pool, Scope};
+use crate::stream::meter::Usage;
 
 /// 2031-02-03, a Monday.
-const NOW: Timestamp = Timestamp::from_secs(1_927_857_906);
+pub(super) const NOW: Timestamp = Timestamp::from_secs(1_927_857_906);
 const DAY: i64 = 24 * 60 * 60 * 1000;
 
-fn days_later(days: i64) -> Timestamp {
+pub(super) fn days_later(days: i64) -> Timestamp {
     Timestamp::from_millis(NOW.as_millis() + days * DAY)
 }
 
-fn nanos(nanos: i64) -> Money {
+pub(super) fn nanos(nanos: i64) -> Money {
     Money::from_nanos(nanos)
 }
 
-fn group(name: &str) -> Scope {
+pub(super) fn group(name: &str) -> Scope {
     Scope::Group(name.to_owned())
 }
 
-fn limit(scope: Scope, period: Period, amount: Option<i64>, id: &str) -> Limit {
+pub(super) fn limit(scope: Scope, period: Period, amount: Option<i64>, id: &str) -> Limit {
     Limit { id: id.to_owned(), scope, period, amount, pool: Pool::default(), created_at: NOW, updated_at: NOW }
 }
 
@@ -42,13 +45,19 @@ fn change(limit: &Limit, from_version: i64) -> Change<'_> {
     }
 }
 
-async fn set(store: &Store<'_>, limit: &Limit) {
+pub(super) async fn set(store: &Store<'_>, limit: &Limit) {
     let version = store.find_limit(&limit.scope, limit.period).await.expect("it runs").map_or(0, |one| one.version);
     assert!(store.change_limit(change(limit, version)).await.expect("it runs"));
 }
 
 async fn spend(store: &Store<'_>, subject: &str, pool: Option<&str>, cost: i64, at: Timestamp) {
-    store.add_spend(Addition { subject, pool, cost: nanos(cost), at }).await.expect("it runs");
+    static SETTLED: AtomicUsize = AtomicUsize::new(0);
+    let id = SETTLED.fetch_add(1, Ordering::Relaxed).to_string();
+    let usage = Usage::default();
+    let model = "m";
+    let settlement =
+        Settlement { id: &id, subject, pool, cost: nanos(cost), usage: &usage, model, upstream: "a", session: "", at };
+    assert!(!store.settle(settlement).await.expect("it runs").is_empty());
 }
 
 #[test]

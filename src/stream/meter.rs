@@ -70,6 +70,15 @@ impl Meter {
         Self { form: Form::Json(JsonMeter::default()) }
     }
 
+    /// Whether more of the answer would not make its input any better known: of a stream the first figures are enough,
+    /// of a document they come last.
+    pub fn knows_input(&self) -> bool {
+        match &self.form {
+            Form::Sse(meter) => meter.is_lost || meter.seen.has_begun,
+            Form::Json(_) => false,
+        }
+    }
+
     /// Reads the next piece.
     pub fn push(&mut self, piece: &[u8]) {
         match &mut self.form {
@@ -169,8 +178,10 @@ struct Seen {
     delta: Option<Written>,
     /// Whether any event was relayed that costs.
     has_begun: bool,
-    /// Characters of the deltas, as [`delta_characters`] counts them.
+    /// Characters of the deltas since output was last told, as [`delta_characters`] counts them.
     characters: u64,
+    /// Whether the upstream has said that this was all.
+    is_over: bool,
 }
 
 impl SseMeter {
@@ -208,9 +219,13 @@ impl Seen {
             b"message_delta" => {
                 let value: Value = serde_json::from_slice(&event.data).unwrap_or_default();
                 if let Some(told) = Written::parse(value.get("usage")) {
+                    if told.output.is_some() {
+                        self.characters = 0;
+                    }
                     self.delta = Some(merged(self.delta.unwrap_or_default(), told));
                 }
             }
+            b"message_stop" => self.is_over = true,
             _ => {}
         }
     }
@@ -220,7 +235,10 @@ impl Seen {
         match self.delta {
             Some(delta) => {
                 let all = merged(start, delta);
-                Metered::Told(Written { output: delta.output, is_fast: start.is_fast, ..all }.usage())
+                // What was relayed after the last report is not in it, unless the upstream said that it was the last.
+                let since = if self.is_over { 0 } else { self.characters.div_ceil(CHARACTERS_PER_TOKEN) };
+                let output = Some(delta.output.unwrap_or(0).saturating_add(since));
+                Metered::Told(Written { output, is_fast: start.is_fast, ..all }.usage())
             }
             None if self.has_begun => {
                 let output = self.characters.div_ceil(CHARACTERS_PER_TOKEN);
@@ -381,6 +399,24 @@ mod tests {
             is_fast: true,
         };
         assert_eq!(told, Metered::Told(expected));
+    }
+
+    #[test]
+    fn what_follows_the_last_report_is_estimated_unless_the_stream_is_over() {
+        let start = START.replace('\n', "");
+        let report = r#"{"type":"message_delta","usage":{"output_tokens":7}}"#;
+        let hundred = text_delta(&"x".repeat(100));
+        let output = |events: &[&str]| match stream(events) {
+            Metered::Told(usage) => usage.output_tokens,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(output(&[&start, &hundred, report]), 7);
+        assert_eq!(output(&[&start, &hundred, report, &hundred, &hundred]), 7 + 50);
+        assert_eq!(output(&[&start, report, &hundred, r#"{"type":"message_stop"}"#]), 7);
+        assert_eq!(
+            output(&[&start, report, &hundred, r#"{"type":"message_delta","usage":{"input_tokens":1}}"#]),
+            7 + 25
+        );
     }
 
     #[test]

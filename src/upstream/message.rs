@@ -4,7 +4,9 @@
 //! used is decided in [`catalog`](super::catalog).
 
 use bytes::Bytes;
+use memchr::memmem;
 
+use crate::domain::spend::estimate::{Asked, CacheWrites};
 use crate::wire::json_object::{NotObject, Object};
 
 /// The body of `POST /v1/messages` or of `/count_tokens`. Its `model` is a non-empty string.
@@ -67,6 +69,24 @@ impl Message {
     /// Whether an event stream is asked for.
     pub const fn is_stream(&self) -> bool {
         self.is_stream
+    }
+
+    /// What the request says about its own size. Words in its text may look like instructions to a cache; that only
+    /// makes the estimate higher.
+    pub fn asked(&self) -> Asked {
+        let mentions = |word: &str| memmem::find(&self.body, word.as_bytes()).is_some();
+        let cache_writes = match (mentions("\"cache_control\""), mentions("\"1h\"")) {
+            (false, _) => CacheWrites::None,
+            (true, false) => CacheWrites::FiveMinutes,
+            (true, true) => CacheWrites::OneHour,
+        };
+        Asked {
+            bytes: self.body.len() as u64,
+            max_tokens: self.object.read(&self.body, "max_tokens"),
+            cache_writes,
+            is_fast: self.object.value(&self.body, "speed") == Some(b"\"fast\""),
+            may_search: mentions("\"web_search"),
+        }
     }
 
     /// What the request says about billing groups when `tag` is configured (inference contract §17).
@@ -138,6 +158,24 @@ mod tests {
         ] {
             let message = parse(body).unwrap();
             assert_eq!((message.model(), message.is_stream()), (model, is_stream), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_request_says_how_large_it_is() {
+        let plain = parse(r#"{"model":"m","max_tokens":7}"#).unwrap().asked();
+        assert_eq!((plain.bytes, plain.max_tokens, plain.cache_writes), (28, Some(7), CacheWrites::None));
+        assert!(!plain.is_fast && !plain.may_search);
+        let body = r#"{"model":"m","max_tokens":"7","speed":"fast","tools":[{"type":"web_search_20250305"}],
+            "system":[{"cache_control":{"type":"ephemeral"}}]}"#;
+        let rich = parse(body).unwrap().asked();
+        assert_eq!((rich.max_tokens, rich.cache_writes), (None, CacheWrites::FiveMinutes));
+        assert!(rich.is_fast && rich.may_search);
+        let longer = parse(&body.replace("ephemeral\"", "ephemeral\",\"ttl\":\"1h\"")).unwrap().asked();
+        assert_eq!(longer.cache_writes, CacheWrites::OneHour);
+        for odd in ["-1", "1.5", "null", "1e400", "[]"] {
+            let asked = parse(&format!(r#"{{"model":"m","max_tokens":{odd}}}"#)).unwrap().asked();
+            assert_eq!(asked.max_tokens, None, "{odd}");
         }
     }
 

@@ -109,6 +109,24 @@ impl TestGateway {
         self.send_until(request, None)
     }
 
+    /// Sends a request and leaves its answer unread.
+    pub(crate) fn begin(&mut self, request: RequestBuilder) -> http::Response<Body> {
+        let gateway = Rc::clone(&self.gateway);
+        self.pool.run_until(async move { gateway.handle(request.into_request()).await })
+    }
+
+    /// Reads an answer to its end; what it leaves running is run to its end.
+    pub(crate) fn finish(&mut self, response: http::Response<Body>) -> Answer {
+        let answer = self.pool.run_until(read(response, None));
+        self.pool.run_until_stalled();
+        answer
+    }
+
+    /// Runs what was left running, as far as it goes.
+    pub(crate) fn settle(&mut self) {
+        self.pool.run_until_stalled();
+    }
+
     /// The same for a client that leaves after some pieces.
     pub(crate) fn send_until(&mut self, request: RequestBuilder, patience: Option<usize>) -> Answer {
         let answer = self.pool.run_until(answer(Rc::clone(&self.gateway), request.into_request(), patience));
@@ -441,6 +459,8 @@ pub(crate) struct MemoryDb {
     connection: rusqlite::Connection,
     /// Whether it cannot be reached.
     pub(crate) is_down: Cell<bool>,
+    /// Whether it does what it is told and then does not say so.
+    pub(crate) loses_answers: Cell<bool>,
     /// How many statements it has run.
     pub(crate) statements: Cell<usize>,
 }
@@ -448,7 +468,12 @@ pub(crate) struct MemoryDb {
 impl MemoryDb {
     pub(crate) fn new() -> Self {
         let connection = rusqlite::Connection::open_in_memory().expect("SQLite in memory");
-        Self { connection, is_down: Cell::new(false), statements: Cell::new(0) }
+        Self { connection, is_down: Cell::new(false), loses_answers: Cell::new(false), statements: Cell::new(0) }
+    }
+
+    /// The one number that `statement` finds.
+    pub(crate) fn number(&self, statement: &str) -> i64 {
+        self.connection.query_row(statement, [], |row| row.get(0)).expect("one number")
     }
 }
 
@@ -481,6 +506,9 @@ impl Db for Shared<MemoryDb> {
                 ValueRef::Real(real) => panic!("no column is REAL, but one held {real}"),
             });
             result.push(values.collect());
+        }
+        if self.0.loses_answers.get() {
+            return Err(DbError::Unavailable("the test took its answer".to_owned()));
         }
         Ok(result)
     }

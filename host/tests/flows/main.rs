@@ -23,6 +23,7 @@ mod sdks;
 mod service_identities;
 mod shutdown;
 mod sign_in;
+mod spending;
 mod streaming;
 mod tokens;
 mod transport;

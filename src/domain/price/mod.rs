@@ -5,6 +5,7 @@ mod list;
 
 use crate::config::{Config, PriceOverride};
 use crate::domain::money::{Money, divided};
+use crate::domain::spend::estimate::Asked;
 use crate::stream::meter::Usage;
 use crate::upstream::catalog::built_in;
 
@@ -77,6 +78,13 @@ impl Prices {
             + tokens(usage.web_search_requests) * i128::from(WEB_SEARCH) * NANO;
         let nanos = divided(list.saturating_mul(self.multiplier), ONE * NANO);
         i64::try_from(nanos).map_or(Money::MOST, |nanos| Money::from_nanos(nanos).min(Money::MOST))
+    }
+
+    /// The most that a request is reckoned to cost, whichever of `served` answers it.
+    pub fn most<'a>(&self, served: impl IntoIterator<Item = Served<'a>>, asked: &Asked) -> Money {
+        let usages = asked.most();
+        let costs = served.into_iter().flat_map(|served| usages.iter().map(move |usage| self.cost(served, usage)));
+        costs.max().unwrap_or(Money::ZERO)
     }
 
     /// Whether what was served costs what unknown models cost: the operator should know.

@@ -2,6 +2,7 @@
 //! `price`'s; remembering is the store's.
 
 pub mod calendar;
+pub mod estimate;
 pub mod limit;
 pub mod notice;
 pub mod usage;

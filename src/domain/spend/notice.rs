@@ -72,6 +72,17 @@ pub fn blocked(gauge: &Gauge, addition: Option<&str>, now: Timestamp) -> Refusal
     Refusal { headers, message: completed(&message, addition, "") }
 }
 
+/// The refusal of a caller who has something left, all of which is reserved by their other requests: those settle for
+/// less, as a rule, and soon. Unlike at a cap that is reached, trying again helps.
+pub fn reserved(addition: Option<&str>) -> Refusal {
+    let headers = vec![("retry-after", RETRY_RESERVED.to_owned()), ("x-should-retry", "true".to_owned())];
+    let message = "what is left of your spend limit is reserved by your requests under way · try again in a moment";
+    Refusal { headers, message: completed(message, addition, "") }
+}
+
+/// Seconds after which the requests under way may have ended.
+const RETRY_RESERVED: &str = "2";
+
 /// The refusal of a caller whose spending cannot be looked up, where that closes the door.
 pub fn unknown(addition: Option<&str>) -> Refusal {
     let headers = vec![

@@ -213,3 +213,101 @@ fn billing_groups_reach_the_audit_trail_and_not_the_upstream() {
         assert_eq!((&metered["cents"], &metered["input_tokens"]), (&json!(0.5025), &json!(1000)));
     }
 }
+
+/// What Ada's requests under way have reserved today, in nano-dollars.
+fn reserved(gateway: &TestGateway) -> i64 {
+    gateway.db.number("SELECT COALESCE(SUM(held), 0) FROM spend WHERE kind = 'day'")
+}
+
+#[test]
+fn what_a_request_may_cost_is_reserved_until_it_ends() {
+    let mut gateway = TestGateway::with_config(ADMIN);
+    let token = gateway.token(&[]);
+    cap(&mut gateway, &json!({"type": "user", "user_id": "ada"}), "2", &[("period", json!("daily"))]);
+    let ask = || post("/v1/messages").bearer(&token).json(&ask());
+    gateway.http.answer_in_pieces(200, SSE, stream());
+    let first = gateway.begin(ask());
+    assert_eq!(first.status(), 200);
+    // 2000 tokens of input and 1000 of output, the least that is reckoned: a cent and two and a half.
+    assert_eq!(reserved(&gateway), 35_000_000);
+    let second = gateway.send(ask());
+    assert_eq!(second.status, 429);
+    assert_eq!(second.json()["error"]["type"], "billing_error");
+    assert_eq!((second.header("x-should-retry"), second.header("retry-after")), (Some("true"), Some("2")));
+    assert_eq!(second.header("anthropic-ratelimit-unified-status"), None, "the cap is not reached");
+    assert!(gateway.log.audit().iter().any(|event| event["cause"] == "reserved"));
+    gateway.finish(first);
+    assert_eq!((spent(&mut gateway).as_str(), reserved(&gateway)), ("1", 0));
+    gateway.http.answer_in_pieces(200, SSE, stream());
+    assert_eq!(gateway.send(ask()).status, 200);
+    assert_eq!(gateway.send(ask()).header("x-should-retry"), Some("false"), "now it is");
+    assert_eq!((spent(&mut gateway).as_str(), reserved(&gateway)), ("2", 0));
+}
+
+#[test]
+fn what_does_not_reach_a_model_reserves_nothing_in_the_end() {
+    let mut gateway = TestGateway::with_config(ADMIN);
+    let token = gateway.token(&[]);
+    gateway.http.answer(400, JSON, "{}");
+    assert_eq!(gateway.send(post("/v1/messages").bearer(&token).json(&ask())).status, 400);
+    gateway.http.fail(sallyport::ports::HttpError::Timeout("slow".to_owned()));
+    assert_eq!(gateway.send(post("/v1/messages").bearer(&token).json(&ask())).status, 502);
+    for body in ["{not json", r#"{"model":"nobody-serves-this"}"#] {
+        assert_eq!(gateway.send(post("/v1/messages").bearer(&token).body(body)).status, 400);
+    }
+    gateway.http.answer_in_pieces(200, SSE, vec![]);
+    assert_eq!(gateway.send(post("/v1/messages").bearer(&token).json(&ask())).status, 200);
+    assert_eq!(reserved(&gateway), 0);
+    let listed = gateway.send(admin_get("/v1/organizations/spend_limits/effective")).json();
+    assert_eq!(listed["data"], json!([]), "whoever has spent nothing is not listed");
+}
+
+#[test]
+fn what_the_dead_reserved_is_taken_back_when_it_is_in_the_way() {
+    let mut gateway = TestGateway::with_config(ADMIN);
+    let token = gateway.token(&[]);
+    cap(&mut gateway, &json!({"type": "user", "user_id": "ada"}), "2", &[("period", json!("weekly"))]);
+    // A process that ends takes its bills along.
+    gateway.http.answer_in_pieces(200, SSE, stream());
+    std::mem::forget(gateway.begin(post("/v1/messages").bearer(&token).json(&ask())));
+    assert_eq!(gateway.send(post("/v1/messages").bearer(&token).json(&ask())).status, 429);
+    gateway.clock.advance(std::time::Duration::from_mins(15));
+    gateway.http.answer_in_pieces(200, SSE, stream());
+    assert_eq!(gateway.send(post("/v1/messages").bearer(&token).json(&ask())).status, 200);
+    assert_eq!((spent(&mut gateway).as_str(), reserved(&gateway)), ("1", 0));
+}
+
+#[test]
+fn a_client_that_leaves_before_the_first_byte_pays_for_the_input() {
+    let mut gateway = TestGateway::with_config(ADMIN);
+    let token = gateway.token(&[]);
+    let mut pieces = stream();
+    pieces.insert(0, Ok(Bytes::from_static(b": nothing yet\n\n")));
+    gateway.http.answer_in_pieces(200, SSE, pieces);
+    gateway.send_until(post("/v1/messages").bearer(&token).json(&ask()), Some(0));
+    assert_eq!((spent(&mut gateway).as_str(), reserved(&gateway)), ("0.5", 0));
+}
+
+#[test]
+fn a_store_that_comes_back_gets_what_it_missed_once() {
+    let mut gateway = TestGateway::with_config(ADMIN);
+    let token = gateway.token(&[]);
+    gateway.http.answer_in_pieces(200, SSE, stream());
+    let first = gateway.begin(post("/v1/messages").bearer(&token).json(&ask()));
+    gateway.db.is_down.set(true);
+    gateway.finish(first);
+    gateway.db.is_down.set(false);
+    assert_eq!(spent(&mut gateway), "0");
+    gateway.clock.advance(std::time::Duration::from_secs(1));
+    gateway.settle();
+    assert_eq!((spent(&mut gateway).as_str(), reserved(&gateway)), ("1", 0));
+    // The answer of a statement that was carried out may get lost: the next attempt finds it done.
+    gateway.http.answer_in_pieces(200, SSE, stream());
+    let second = gateway.begin(post("/v1/messages").bearer(&token).json(&ask()));
+    gateway.db.loses_answers.set(true);
+    gateway.finish(second);
+    gateway.db.loses_answers.set(false);
+    gateway.clock.advance(std::time::Duration::from_secs(1));
+    gateway.settle();
+    assert_eq!((spent(&mut gateway).as_str(), reserved(&gateway)), ("2", 0));
+}

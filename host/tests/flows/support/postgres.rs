@@ -83,6 +83,11 @@ impl Postgres {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// The client program.
+    pub(crate) fn psql(&self) -> PathBuf {
+        self.bin.join("psql")
+    }
+
     /// The result of `sql`, without ornament; `None` while there is no server.
     pub(crate) fn query(&self, sql: &str) -> Option<String> {
         let output = Command::new(self.bin.join("psql"))

@@ -211,6 +211,13 @@ impl Exchange {
         self.finish();
     }
 
+    /// The regular end of a streamed answer, for a reader that may be gone.
+    pub(crate) fn try_end(mut self) {
+        if self.write(b"0\r\n\r\n").is_ok() {
+            self.finish();
+        }
+    }
+
     /// Waits until the gateway has closed the connection.
     pub(crate) fn until_closed(mut self) {
         self.stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");

@@ -7,11 +7,13 @@ use std::rc::Rc;
 
 use http::StatusCode;
 
+use crate::domain::session::Session;
 use crate::error::Failure;
 use crate::exchange::{Request, Response};
 use crate::gateway::{Context, Gateway};
 use crate::relay::{self, Inference};
-use crate::upstream::{self, Message, Operation, catalog};
+use crate::upstream::catalog::{self, Plan};
+use crate::upstream::{self, Message, Operation};
 
 /// Answers `POST /v1/messages`.
 pub(crate) async fn post(gateway: &Rc<Gateway>, context: &Context, request: Request) -> Result<Response, Failure> {
@@ -27,31 +29,19 @@ async fn infer(
 ) -> Result<Response, Failure> {
     let received = gateway.ports.clock.now();
     let session = gateway.session(context, &request).await?;
+    let prepared = prepare(gateway, &session, &mut request).await;
     let clearance = match operation {
         Operation::CountTokens => None,
-        // Before the body is read: a blocked caller is told so whatever they send (inference contract §4).
-        Operation::Messages => match gateway.clear(context, &session).await {
-            Ok(clearance) => clearance,
-            Err(refusal) => return Ok(refusal),
-        },
+        // A blocked caller is told so whatever they send (inference contract §4).
+        Operation::Messages => {
+            let amount = prepared.as_ref().ok().map(|(message, plan)| gateway.most_cost(message, plan));
+            match gateway.clear(context, &session, amount).await {
+                Ok(clearance) => clearance,
+                Err(refusal) => return Ok(refusal),
+            }
+        }
     };
-    let body = gateway.body(&mut request).await?;
-    let message = Message::parse(body).map_err(|malformed| {
-        // A body that cannot be read cannot be masked either: the refusal says so where that is the rule.
-        let note = if gateway.enforces_masking(session.groups()) { "masking: " } else { "" };
-        Failure::invalid_request(format!("{note}{malformed}"))
-    })?;
-    if !gateway.may_use(&session, message.model()) {
-        return Err(Failure::invalid_request(format!(
-            "model {} is not in your role's availableModels allowlist",
-            message.model()
-        )));
-    }
-    let plan = gateway.catalog.plan(&gateway.config.upstreams, session.groups(), message.model()).map_err(
-        |refused: catalog::Refused| {
-            Failure::messages(StatusCode::BAD_REQUEST, "invalid_request_error", refused.to_string())
-        },
-    )?;
+    let (message, plan) = prepared?;
     let query = request.uri.query().map(str::to_owned);
     let tag = gateway.config.admin.as_ref().and_then(|admin| admin.billing_group_tag.as_deref());
     let billing_group = tag.map_or(upstream::BillingGroup::Absent, |tag| message.billing_group(tag, session.groups()));
@@ -68,4 +58,26 @@ async fn infer(
         billing_group,
     };
     relay::send(gateway, context, inference).await
+}
+
+/// Body, policy and plan.
+async fn prepare(gateway: &Gateway, session: &Session, request: &mut Request) -> Result<(Message, Plan), Failure> {
+    let body = gateway.body(request).await?;
+    let message = Message::parse(body).map_err(|malformed| {
+        // A body that cannot be read cannot be masked either: the refusal says so where that is the rule.
+        let note = if gateway.enforces_masking(session.groups()) { "masking: " } else { "" };
+        Failure::invalid_request(format!("{note}{malformed}"))
+    })?;
+    if !gateway.may_use(session, message.model()) {
+        return Err(Failure::invalid_request(format!(
+            "model {} is not in your role's availableModels allowlist",
+            message.model()
+        )));
+    }
+    let plan = gateway.catalog.plan(&gateway.config.upstreams, session.groups(), message.model()).map_err(
+        |refused: catalog::Refused| {
+            Failure::messages(StatusCode::BAD_REQUEST, "invalid_request_error", refused.to_string())
+        },
+    )?;
+    Ok((message, plan))
 }

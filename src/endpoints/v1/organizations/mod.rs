@@ -5,6 +5,7 @@ pub(crate) mod analytics;
 pub(crate) mod sessions;
 pub(crate) mod signing_keys;
 pub(crate) mod spend_limits;
+mod spend_reservations;
 
 use std::rc::Rc;
 
@@ -31,6 +32,8 @@ const COST: &str = "/v1/organizations/analytics/cost";
 const SESSIONS: &str = "/v1/organizations/sessions";
 /// A new signing key.
 const ROTATE: &str = "/v1/organizations/signing_keys/rotate";
+/// The list of reservations.
+const RESERVATIONS: &str = "/v1/organizations/spend_reservations";
 
 /// A request that the admin API does not grant.
 #[derive(Debug)]
@@ -121,6 +124,13 @@ async fn answer(
     let is_get = request.method == Method::GET;
     if path == COST {
         return if is_get { analytics::cost::get(gateway, &query).await } else { Err(Refusal::not_found("not found")) };
+    }
+    if path == RESERVATIONS {
+        return if is_get {
+            spend_reservations::get(gateway, &query).await
+        } else {
+            Err(Refusal::not_found("not found"))
+        };
     }
     if path == ROTATE {
         return match request.method {
