@@ -4,6 +4,7 @@
 //! the endpoint asks the **domain**, remembers in the **store**, answers with a **page** or a value, or lets the
 //! **relay** send it **upstream** and **stream** the answer back.
 
+mod alerts;
 pub mod config;
 mod credentials;
 pub mod domain;

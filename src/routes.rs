@@ -79,7 +79,8 @@ impl Route {
             "/api/oauth/usage" if get => Self::Usage,
             "/v1/organizations/analytics/cost"
             | "/v1/organizations/spend_limits"
-            | "/v1/organizations/spend_reservations" => Self::Organizations,
+            | "/v1/organizations/spend_reservations"
+            | "/v1/organizations/usage" => Self::Organizations,
             path if path.starts_with("/v1/organizations/spend_limits/") => Self::Organizations,
             "/v1/organizations/sessions" | "/v1/organizations/signing_keys/rotate" => Self::Organizations,
             path if path.starts_with("/v1/organizations/sessions/") => Self::Organizations,

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::alerts;
 use crate::config::{Admin, Provider};
 use crate::domain::audit::AuditEvent;
 use crate::domain::money::Money;
@@ -24,7 +25,7 @@ use crate::exchange::{self, Response, read_body};
 use crate::gateway::{Context, Gateway};
 use crate::log::Level;
 use crate::relay::{Inference, Relay};
-use crate::store::{Caller, Identity, Settlement, StoreError, Wanted};
+use crate::store::{Caller, Identity, Settlement, StoreError, Sum, Wanted};
 use crate::stream::meter::{Meter, Metered, Usage};
 use crate::upkeep;
 use crate::upstream::catalog::{Candidate, Plan};
@@ -441,26 +442,28 @@ async fn record(
         usage,
         model: &candidate.model,
         upstream: served.upstream,
-        session: "",
+        session: session.id().unwrap_or_default(),
         at: gateway.ports.clock.now(),
     };
-    if !settled(gateway, context, settlement).await {
-        return;
-    }
+    let Some(sums) = settled(gateway, context, settlement).await else { return };
     gateway.note_identity(session, subject).await;
+    alerts::after_settlement(gateway, &sums).await;
     upkeep::after_response(gateway);
 }
 
 /// Settles, several times if it has to be: an id counts once.
-async fn settled(gateway: &Gateway, context: &Context, settlement: Settlement<'_>) -> bool {
+async fn settled(gateway: &Gateway, context: &Context, settlement: Settlement<'_>) -> Option<Vec<Sum>> {
     let mut pauses = AGAIN_AFTER.iter();
     loop {
-        let Err(error) = gateway.store().settle(settlement).await else { return true };
+        let error = match gateway.store().settle(settlement).await {
+            Ok(sums) => return Some(sums),
+            Err(error) => error,
+        };
         let cents = settlement.cost.cents_to_six_decimals();
         let Some(pause) = pauses.next() else {
             let message = format!("{cents} cents of {} could not be recorded: {error}", context.request_id);
             gateway.log(Level::Error, &message);
-            return false;
+            return None;
         };
         let message = format!("{cents} cents of {} are not recorded yet: {error}", context.request_id);
         gateway.log(Level::Warn, &message);

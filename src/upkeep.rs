@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
+use crate::alerts;
 use crate::domain::ids::Timestamp;
 use crate::gateway::Gateway;
 use crate::log::Level;
@@ -28,6 +29,7 @@ pub(crate) fn after_response(gateway: &Rc<Gateway>) {
             Ok(false) => {}
             Err(error) => owner.log(Level::Warn, &format!("rows that are over could not be deleted: {error}")),
         }
+        alerts::send_due(&owner).await;
     };
     gateway.ports.tasks.spawn(sweep.boxed_local());
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::decode::{Keys, section};
-use super::kind::{Kind, choice, formed, list, non_empty, positive, secret, switch, text, whole};
-use super::{Admin, AdminKey, Enforcement, GroupLimitMode};
+use super::kind::{Kind, choice, formed, list, non_empty, non_empty_list, positive, secret, switch, text, whole};
+use super::telemetry::https_url;
+use super::{Admin, AdminKey, Alert, AlertScope, Enforcement, GroupLimitMode, Secret};
 
 pub(super) fn admin(keys: &mut Keys<'_, '_>) -> Option<Admin> {
     let write_keys =
@@ -36,6 +37,12 @@ pub(super) fn admin(keys: &mut Keys<'_, '_>) -> Option<Admin> {
         "min",
         "Which limit counts for a member of several limited groups: the smallest (`min`) or the largest (`max`).",
     );
+    let alerts = keys.or(
+        "alerts",
+        list(section(alert)),
+        "[]",
+        "Who is told when spend reaches a share of a cap, once for each share and period.",
+    );
     let billing_group_tag = keys.optional(
         "billing_group_tag",
         billing_group_tag(),
@@ -52,7 +59,17 @@ pub(super) fn admin(keys: &mut Keys<'_, '_>) -> Option<Admin> {
             keys.report.fault_at(&path, "is the id of another key too; ids are unique over both lists");
         }
     }
+    let alerts = alerts?.into_iter().enumerate().filter_map(|(index, (alert, secret))| {
+        let secret = secret.or_else(|| write_keys.first().map(|key| key.key.clone()));
+        if secret.is_none() {
+            let path = format!("{}[{index}]", keys.path_of("alerts"));
+            keys.report.fault_at(&path, "needs a `secret` to sign with: there is no key in `write_keys` either");
+        }
+        Some(Alert { secret: secret?, ..alert })
+    });
+    let alerts = alerts.collect();
     Some(Admin {
+        alerts,
         admin_groups: admin_groups?,
         blocked_message,
         audit_retention_days: audit_retention_days?,
@@ -69,6 +86,35 @@ fn admin_key(keys: &mut Keys<'_, '_>) -> Option<AdminKey> {
     let id = keys.required("id", non_empty(), "Name of the key in the audit list.");
     let key = keys.required("key", secret(32), "The key, at least 32 characters; sent as `x-api-key`.");
     Some(AdminKey { id: id?, key: key? })
+}
+
+/// A receiver, and its secret if it has one of its own.
+fn alert(keys: &mut Keys<'_, '_>) -> Option<(Alert, Option<Secret<String>>)> {
+    let at =
+        keys.required("at", non_empty_list(whole(1, 1000)), "Shares of a cap in percent, for example `[50, 80, 100]`.");
+    let webhook = keys.required(
+        "webhook",
+        https_url(),
+        "URL that gets a `POST` with JSON for each share that is reached. `http:` only on loopback.",
+    );
+    let secret = keys.optional(
+        "secret",
+        secret(16),
+        "What the body is signed with (HMAC-SHA-256, header `x-sallyport-signature`), at least 16 characters. Without \
+         it, the first key of `write_keys`.",
+    );
+    let scope = keys.required(
+        "scope",
+        choice(&[
+            ("organization", AlertScope::Organization),
+            ("group", AlertScope::Group),
+            ("user", AlertScope::User),
+        ]),
+        "Which caps it is about: those that the organization gives everybody, those of groups and their pools, or those \
+         of single people.",
+    );
+    let webhook = webhook?.to_string();
+    Some((Alert { at: at?, webhook, secret: Secret::new(String::new()), scope: scope? }, secret))
 }
 
 fn billing_group_tag() -> Kind<String> {

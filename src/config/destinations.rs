@@ -37,6 +37,9 @@ pub fn destinations(config: &Config) -> BTreeSet<String> {
             google(auth, &mut found);
         }
     }
+    for alert in config.admin.iter().flat_map(|admin| &admin.alerts) {
+        found.extend(origin_of(&alert.webhook));
+    }
     if let Some(address) = &config.store.postgres_url {
         found.extend(databases(address.reveal()));
     }

@@ -6,6 +6,7 @@
 mod address;
 mod admin;
 mod branding;
+mod caps;
 mod catalog;
 mod cri;
 mod decode;
@@ -42,6 +43,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
+pub use caps::caps;
 pub use destinations::{destinations, upstream_origin};
 pub use fault::Fault;
 pub use reference::reference;
@@ -525,6 +527,8 @@ pub struct Model {
 /// Section `admin`.
 #[derive(Debug, Clone)]
 pub struct Admin {
+    /// Who is told when a cap fills up.
+    pub alerts: Vec<Alert>,
     /// Keys that may read and write.
     pub write_keys: Vec<AdminKey>,
     /// Keys that may read.
@@ -561,6 +565,30 @@ pub enum GroupLimitMode {
     Min,
     /// The largest cap counts.
     Max,
+}
+
+/// An entry of `admin.alerts`.
+#[derive(Debug, Clone)]
+pub struct Alert {
+    /// Shares of a cap, in percent. Never empty.
+    pub at: Vec<u32>,
+    /// Where it is told.
+    pub webhook: String,
+    /// What the body is signed with.
+    pub secret: Secret<String>,
+    /// Which caps it is about.
+    pub scope: AlertScope,
+}
+
+/// `admin.alerts[].scope`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlertScope {
+    /// Caps of the organization.
+    Organization,
+    /// Caps of groups, and their pools.
+    Group,
+    /// Caps of people.
+    User,
 }
 
 /// Section `enforcement`.

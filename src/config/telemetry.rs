@@ -34,7 +34,7 @@ pub(super) fn telemetry(keys: &mut Keys<'_, '_>) -> Option<Telemetry> {
 fn collector(keys: &mut Keys<'_, '_>) -> Option<Collector> {
     let url = keys.required(
         "url",
-        collector_url(),
+        https_url(),
         "Base URL; `/v1/metrics`, `/v1/logs` and `/v1/traces` are appended. `http:` only on loopback.",
     );
     let headers =
@@ -73,7 +73,8 @@ fn google(keys: &mut Keys<'_, '_>) -> Option<GoogleAuth> {
     Some(file.map_or(GoogleAuth::DefaultChain, GoogleAuth::ServiceAccountFile))
 }
 
-fn collector_url() -> Kind<Url> {
+/// Where something is sent that is nobody else's business.
+pub(super) fn https_url() -> Kind<Url> {
     let may_be_used = |url: &Url| {
         let is_loopback = match url.host() {
             Some(Host::Domain(name)) => name == "localhost",

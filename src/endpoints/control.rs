@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use url::Url;
 
-use crate::config::Oidc;
+use super::v1::organizations::spend_limits::bulk::{self, Order};
+use super::v1::organizations::{Answer, Query, Refusal, usage};
+use crate::config::{self, Oidc};
 use crate::domain::audit::{AuditEvent, KeyChanged};
 use crate::domain::ids::Timestamp;
 use crate::domain::oidc::Metadata;
@@ -38,6 +40,15 @@ struct Input {
     /// With which ring: `masking`, or else that of sessions.
     #[serde(default)]
     ring: String,
+    /// What `report` is asked for, as the query of `GET /v1/organizations/usage`.
+    #[serde(default)]
+    query: String,
+    /// The caps that `limits` applies, YAML.
+    #[serde(default)]
+    text: String,
+    /// Whether `limits` only says what it would do.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 /// The answer to `start`.
@@ -64,6 +75,8 @@ pub(crate) async fn post(gateway: &Rc<Gateway>, operation: String, mut request: 
             Err(error) => failed(&format!("the database cannot be migrated: {error}")),
         },
         "keys" => keys(gateway, &input).await,
+        "report" => report(gateway, &input.query).await,
+        "limits" => limits(gateway, &input.text, input.dry_run).await,
         _ => plain(StatusCode::NOT_FOUND, "not found"),
     }
 }
@@ -223,6 +236,42 @@ fn told(outcome: Result<Vec<KeyInfo>, RingError>) -> Response {
 
 fn audit(gateway: &Gateway, event: &AuditEvent<'_>) {
     gateway.ports.log.line(&event.line(gateway.ports.clock.now(), None));
+}
+
+/// A page of the usage report.
+async fn report(gateway: &Rc<Gateway>, query: &str) -> Response {
+    match usage::get(gateway, &Query::parse(query)).await {
+        Ok(Answer::Json(report)) => json(StatusCode::OK, &report),
+        Ok(Answer::Csv { text, next_page }) => json(StatusCode::OK, &json!({"csv": text, "next_page": next_page})),
+        Err(refusal) => refused(&refusal),
+    }
+}
+
+/// Makes the caps what `text` says.
+async fn limits(gateway: &Rc<Gateway>, text: &str, dry_run: bool) -> Response {
+    if gateway.config.admin.is_none() {
+        return failed("the configuration has no section admin: nothing is limited");
+    }
+    let order = match config::caps(text) {
+        Ok(document) => Order::parse(&document, dry_run),
+        Err(faults) => Err(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
+    };
+    let order = match order {
+        Ok(order) => order,
+        Err(fault) => return failed(&fault),
+    };
+    // Whoever runs a command here is the operator.
+    match bulk::apply(gateway, "operator", order).await {
+        Ok(done) => json(StatusCode::OK, &done),
+        Err(refusal) => refused(&refusal),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    match refusal {
+        Refusal::Told { message, .. } => failed(message),
+        Refusal::Broken(failure) => failed(failure.cause().unwrap_or("the database does not answer")),
+    }
 }
 
 fn described(key: &KeyInfo) -> serde_json::Value {

@@ -49,6 +49,8 @@ pub struct Cache {
     pub(crate) sessions: RefCell<HashMap<String, Known>>,
     /// When the store last could not say whether a session was ended.
     pub(crate) store_failed_at: Cell<Option<Timestamp>>,
+    /// Ids of alerts about spend that were kept.
+    pub(crate) alerts: RefCell<HashSet<String>>,
     /// Models without a price that the operator was warned of.
     pub(crate) unknown_prices: RefCell<HashSet<String>>,
     /// When the operator was last warned of a rate limit.

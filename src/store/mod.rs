@@ -3,6 +3,7 @@
 //! One file per aggregate. A method is one unit of atomicity, nearly always one statement. The schema is looked after
 //! by the first statement of an instance, so that a database that is down stops only requests that need it.
 
+mod alerts;
 pub mod cache;
 mod counters;
 mod device_grants;
@@ -17,11 +18,13 @@ mod sessions;
 mod spend;
 mod subject_tokens;
 mod upkeep;
+mod usage;
 
 use std::cell::Cell;
 
 use crate::ports::{Db, DbError, Row, Value};
 
+pub use alerts::{DueAlert, NewAlert};
 pub use device_grants::NewGrant;
 pub use identities::Identity;
 pub use limits::{Change, Edge, Page, Recorded, Stored};
@@ -29,6 +32,7 @@ pub use reports::{CostQuery, CostRow, PrincipalRow, PrincipalsQuery};
 pub use sessions::{EndedSession, NewSession, Refreshed, SessionRow, SessionsQuery};
 pub use spend::{Caller, Granted, Hold, Settlement, Sum, Wanted};
 pub use upkeep::Retention;
+pub use usage::{Dimension, UsageQuery, UsageRow};
 
 /// A database as the gateway uses it.
 #[derive(Clone, Copy)]

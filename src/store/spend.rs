@@ -88,6 +88,8 @@ pub struct Sum {
     pub principal: String,
     /// What it is counted over.
     pub period: Period,
+    /// The name of that period.
+    pub key: String,
     /// Whether it is a pool's.
     pub is_pool: bool,
     /// What was spent.
@@ -219,7 +221,7 @@ impl Store<'_> {
     /// they really cost is added when it is told after all.
     pub async fn expire_holds(&self, at: Timestamp) -> Result<usize, StoreError> {
         let over = "SELECT principal FROM spend WHERE kind = 'hold' AND state = 'held' AND expires_at <= $1 \
-             ORDER BY expires_at LIMIT 200";
+             ORDER BY expires_at LIMIT 500";
         let mut expired = 0;
         for mut row in self.run(over, &[Value::Integer(at.as_millis())]).await? {
             let id = text(&mut row, 0, TABLE, "principal")?;
@@ -340,7 +342,7 @@ fn reservation(groups: &str, mode: GroupLimitMode) -> String {
          ON CONFLICT {KEY} DO UPDATE SET held = spend.held + excluded.held, cap = excluded.cap, \
          source = excluded.source, updated_at = excluded.updated_at, \
          guard = CASE WHEN excluded.kind = 'hold' OR spend.nanos + spend.held >= excluded.cap THEN -1 ELSE 0 END \
-         RETURNING kind, principal, nanos, cap, source",
+         RETURNING kind, principal, nanos, cap, source, period",
         sum("day"),
         sum("week"),
         sum("month"),
@@ -386,7 +388,7 @@ fn settling() -> String {
          web_searches = spend.web_searches + excluded.web_searches, updated_at = excluded.updated_at, \
          state = excluded.state, \
          guard = CASE WHEN excluded.kind = 'hold' AND spend.state <> excluded.source THEN -1 ELSE 0 END \
-         RETURNING kind, principal, nanos, cap, source",
+         RETURNING kind, principal, nanos, cap, source, period",
         row("day", "h.owner", "h.day", nobody),
         row("week", "h.owner", "h.week", nobody),
         row("month", "h.owner", "h.month", nobody),
@@ -444,7 +446,7 @@ fn granted(rows: Vec<Row>, at: Timestamp) -> Result<Option<Granted>, StoreError>
     Ok(Some(granted))
 }
 
-/// The sum in `kind, principal, nanos, cap, source`; nothing for other rows.
+/// The sum in `kind, principal, nanos, cap, source, period`; nothing for other rows.
 fn sum(mut row: Row) -> Result<Option<Sum>, StoreError> {
     let kind = text(&mut row, 0, TABLE, "kind")?;
     let is_pool = kind == "pool";
@@ -457,6 +459,7 @@ fn sum(mut row: Row) -> Result<Option<Sum>, StoreError> {
     Ok(Some(Sum {
         principal: text(&mut row, 1, TABLE, "principal")?,
         period,
+        key: text(&mut row, 5, TABLE, "period")?,
         is_pool,
         spent: Money::from_nanos(integer(&row, 2, TABLE, "nanos")?),
         cap: maybe_integer(&row, 3, TABLE, "cap")?.map(Money::from_nanos),

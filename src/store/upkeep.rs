@@ -73,6 +73,11 @@ impl Store<'_> {
                 Value::Integer(retention.spend.as_millis()),
             ),
             (
+                "DELETE FROM alerts WHERE id IN \
+                 (SELECT id FROM alerts WHERE created_at < $1 ORDER BY created_at LIMIT 500)",
+                Value::Integer(retention.spend.as_millis()),
+            ),
+            (
                 "DELETE FROM spend_limits WHERE seq IN (SELECT seq FROM spend_limits \
                  WHERE kind = 'change' AND updated_at < $1 ORDER BY updated_at LIMIT 500)",
                 Value::Integer(retention.audit.as_millis()),

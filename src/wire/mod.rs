@@ -1,6 +1,7 @@
 //! Formats, ignorant of this gateway: each could be published alone.
 
 pub mod content_encoding;
+pub mod csv;
 pub mod event_stream;
 pub mod form;
 pub mod json_edit;

@@ -104,6 +104,13 @@ impl TestGateway {
         Self { gateway, clock, http, log, db, key_value, config: text.to_owned(), pool }
     }
 
+    /// What is wrong with a configuration.
+    pub(crate) fn faults(text: &str) -> Vec<String> {
+        let sources = Sources { variables: HashMap::new(), files: &NoFiles, allow_loopback: false };
+        let faults = config::parse(text, &sources).err().unwrap_or_default();
+        faults.iter().map(ToString::to_string).collect()
+    }
+
     /// Sends a request and reads the whole answer; what the answer leaves running is run to its end.
     pub(crate) fn send(&mut self, request: RequestBuilder) -> Answer {
         self.send_until(request, None)
@@ -385,6 +392,12 @@ impl ScriptedHttp {
     /// The next request is answered so.
     pub(crate) fn answer(&self, status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) {
         self.answer_in_pieces(status, headers, vec![Ok(body.into())]);
+    }
+
+    /// The next request is answered so, before those that were scripted earlier.
+    pub(crate) fn answer_first(&self, status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) {
+        self.answer(status, headers, body);
+        self.answers.borrow_mut().rotate_right(1);
     }
 
     /// The next request is answered with a body in pieces.

@@ -4,9 +4,11 @@ mod check;
 mod demo;
 mod explain;
 mod keys;
+mod limits;
 mod migrate;
 mod online;
 mod render;
+mod report;
 mod schema;
 pub(crate) mod serve;
 
@@ -46,6 +48,10 @@ enum Command {
     Migrate(migrate::Arguments),
     /// Look at and rotate the keys that sign sessions
     Keys(keys::Arguments),
+    /// Say who used which model, and what it cost
+    Report(report::Arguments),
+    /// Make the spend caps what a file says they are
+    Limits(limits::Arguments),
 }
 
 /// What every command that starts the component needs to know.
@@ -105,6 +111,8 @@ pub fn main() -> ExitCode {
             Command::Render(arguments) => render::run(&arguments).map(done),
             Command::Migrate(arguments) => migrate::run(arguments).await.map(done),
             Command::Keys(arguments) => keys::run(arguments).await.map(done),
+            Command::Report(arguments) => report::run(arguments).await.map(done),
+            Command::Limits(arguments) => limits::run(arguments).await.map(done),
         }
     });
     // Whatever still runs has had its time.

@@ -4,6 +4,7 @@
 use time::{Date, Duration, OffsetDateTime};
 
 use crate::domain::ids::Timestamp;
+use crate::domain::money::{Money, divided};
 
 /// What a cap is counted over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +46,25 @@ impl Period {
             }
             Self::Monthly => format!("{:04}-{:02}", date.year(), u8::from(date.month())),
         }
+    }
+
+    /// When the period that `at` belongs to began.
+    pub fn start(self, at: Timestamp) -> Timestamp {
+        let date = date(at);
+        midnight(match self {
+            Self::Daily => date,
+            Self::Weekly => date - Duration::days(i64::from(date.weekday().number_days_from_monday())),
+            Self::Monthly => date.replace_day(1).unwrap_or(date),
+        })
+    }
+
+    /// What will have been spent at the end of the period that `now` belongs to, if spending goes on as it did: exact to
+    /// the nano-dollar, rounded half up. The first hour counts as a whole one: it says little.
+    pub fn projected(self, spent: Money, now: Timestamp) -> Money {
+        let (start, end) = (self.start(now).as_millis(), self.end(now).as_millis());
+        let elapsed = (now.as_millis() - start).max(60 * 60 * 1000);
+        let projected = divided(i128::from(spent.as_nanos()) * i128::from(end - start), elapsed.into());
+        Money::from_nanos(i64::try_from(projected).unwrap_or(i64::MAX))
     }
 
     /// When the period that `at` belongs to is over.
@@ -107,6 +127,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn spending_is_projected_to_the_end_of_its_period() {
+        let noon = at("2031-02-05T12:00:00Z");
+        let projected = |period: Period, now| period.projected(Money::from_nanos(7_000), now).as_nanos();
+        assert_eq!(projected(Period::Daily, noon), 14_000);
+        assert_eq!(projected(Period::Weekly, noon), 7_000 * 14 / 5);
+        assert_eq!(projected(Period::Monthly, noon), 43_556, "28 days, four and a half of them over");
+        assert_eq!(projected(Period::Daily, at("2031-02-05T00:00:01Z")), 7_000 * 24);
+        assert_eq!(Period::Monthly.projected(Money::from_nanos(i64::MAX), noon).as_nanos(), i64::MAX);
+    }
+
     proptest! {
         #[test]
         fn a_period_has_one_name_until_its_end_and_another_one_after(secs in 0..9_000_000_000_i64) {
@@ -114,6 +145,10 @@ mod tests {
                 let now = Timestamp::from_secs(secs);
                 let end = period.end(now);
                 prop_assert!(end > now);
+                let start = period.start(now);
+                prop_assert!(start <= now);
+                prop_assert_eq!(period.key(start), period.key(now));
+                prop_assert_eq!(period.end(start), end);
                 let last = Timestamp::from_millis(end.as_millis() - 1);
                 prop_assert_eq!(period.key(last), period.key(now));
                 prop_assert_ne!(period.key(end), period.key(now));

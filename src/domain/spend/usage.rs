@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::calendar::Period;
 use super::verdict::{Gauge, Standing, described};
 use crate::config::GroupLimitMode;
 use crate::domain::ids::Timestamp;
@@ -10,13 +11,15 @@ use crate::domain::money::Money;
 /// The answer for a caller in this standing.
 pub fn report(standing: &Standing, mode: GroupLimitMode, now: Timestamp) -> Value {
     let gauges = standing.gauges(mode, now);
-    let Some(told) = described(&gauges) else { return uncapped(standing) };
+    let Some(told) = described(&gauges) else { return uncapped(standing, now) };
     let limits: Vec<Value> = gauges
         .iter()
         .map(|gauge| {
             json!({
                 "kind": "spend", "group": gauge.period.name(), "percent": percent(gauge), "resets_at": gauge.resets,
                 "severity": severity(gauge), "is_active": gauge == told,
+                "projected_percent": percent_of(&projected(gauge, now)),
+                "projected_credits": projected(gauge, now).spent.whole_cents(),
             })
         })
         .collect();
@@ -24,18 +27,31 @@ pub fn report(standing: &Standing, mode: GroupLimitMode, now: Timestamp) -> Valu
         "extra_usage": {
             "is_enabled": true, "monthly_limit": told.cap, "used_credits": told.spent.whole_cents(),
             "utilization": percent(told), "currency": "USD",
+            "projected_credits": projected(told, now).spent.whole_cents(),
         },
         "limits": limits,
     })
 }
 
-fn uncapped(standing: &Standing) -> Value {
+/// The gauge as it will be when its period ends, at the rate so far. Clients that do not know the fields of it leave
+/// them out.
+fn projected(gauge: &Gauge, now: Timestamp) -> Gauge {
+    Gauge { spent: gauge.period.projected(gauge.spent, now), ..gauge.clone() }
+}
+
+fn uncapped(standing: &Standing, now: Timestamp) -> Value {
     let [day, week, month] = standing.spent.map(Money::whole_cents);
+    let projected = |period: Period| period.projected(standing.spent[period as usize], now).whole_cents();
     json!({
         "extra_usage": {
             "is_enabled": true, "monthly_limit": null, "used_credits": month, "utilization": null, "currency": "USD",
-            "daily": {"limit": null, "used_credits": day, "utilization": null},
-            "weekly": {"limit": null, "used_credits": week, "utilization": null},
+            "projected_credits": projected(Period::Monthly),
+            "daily": {
+                "limit": null, "used_credits": day, "utilization": null, "projected_credits": projected(Period::Daily),
+            },
+            "weekly": {
+                "limit": null, "used_credits": week, "utilization": null, "projected_credits": projected(Period::Weekly),
+            },
         },
         "limits": [],
     })
@@ -43,8 +59,11 @@ fn uncapped(standing: &Standing) -> Value {
 
 /// Whole percent; what is not exhausted is not shown as 100.
 fn percent(gauge: &Gauge) -> i64 {
-    let percent = if gauge.is_exhausted() { gauge.share(100) } else { gauge.share(100).min(99) };
-    i64::try_from(percent).unwrap_or(i64::MAX)
+    if gauge.is_exhausted() { percent_of(gauge) } else { percent_of(gauge).min(99) }
+}
+
+fn percent_of(gauge: &Gauge) -> i64 {
+    i64::try_from(gauge.share(100)).unwrap_or(i64::MAX)
 }
 
 fn severity(gauge: &Gauge) -> &'static str {
@@ -59,7 +78,6 @@ fn severity(gauge: &Gauge) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::calendar::Period;
     use super::super::limit::Scope;
     use super::super::limit::tests::limit;
     use super::*;
@@ -82,10 +100,10 @@ mod tests {
         assert_eq!(
             report,
             json!({
-                "extra_usage": {"is_enabled": true, "monthly_limit": 2000, "used_credits": 1600, "utilization": 80, "currency": "USD"},
+                "extra_usage": {"is_enabled": true, "monthly_limit": 2000, "used_credits": 1600, "utilization": 80, "currency": "USD", "projected_credits": 9567},
                 "limits": [
-                    {"kind": "spend", "group": "daily", "percent": 50, "resets_at": "2031-02-04T00:00:00.000Z", "severity": "normal", "is_active": false},
-                    {"kind": "spend", "group": "weekly", "percent": 80, "resets_at": "2031-02-10T00:00:00.000Z", "severity": "warning", "is_active": true},
+                    {"kind": "spend", "group": "daily", "percent": 50, "resets_at": "2031-02-04T00:00:00.000Z", "severity": "normal", "is_active": false, "projected_percent": 294, "projected_credits": 2937},
+                    {"kind": "spend", "group": "weekly", "percent": 80, "resets_at": "2031-02-10T00:00:00.000Z", "severity": "warning", "is_active": true, "projected_percent": 3290, "projected_credits": 65801},
                 ],
             })
         );
@@ -106,7 +124,10 @@ mod tests {
     fn without_a_cap_sums_are_told_rounded_down() {
         let report = of([None; 3], [12_600, 67_400, 271_500]);
         assert_eq!(report["extra_usage"]["used_credits"], 271);
-        assert_eq!(report["extra_usage"]["daily"], json!({"limit": null, "used_credits": 12, "utilization": null}));
+        assert_eq!(
+            report["extra_usage"]["daily"],
+            json!({"limit": null, "used_credits": 12, "utilization": null, "projected_credits": 74})
+        );
         assert_eq!(report["extra_usage"]["weekly"]["used_credits"], 67);
         assert_eq!(report["limits"], json!([]));
     }

@@ -2,6 +2,7 @@
 
 mod messages;
 mod messages_masking;
+mod messages_alerts;
 mod messages_spending;
 mod models;
 pub(crate) mod organizations;

@@ -6,11 +6,13 @@ pub(crate) mod sessions;
 pub(crate) mod signing_keys;
 pub(crate) mod spend_limits;
 mod spend_reservations;
+pub(crate) mod usage;
 
 use std::rc::Rc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
@@ -19,7 +21,7 @@ use crate::config::{Admin, AdminKey};
 use crate::domain::audit::AuditEvent;
 use crate::domain::session::hex;
 use crate::error::Failure;
-use crate::exchange::{self, Request, Response};
+use crate::exchange::{self, Body, Request, Response};
 use crate::gateway::{Context, Gateway};
 use crate::store::StoreError;
 
@@ -32,6 +34,8 @@ const COST: &str = "/v1/organizations/analytics/cost";
 const SESSIONS: &str = "/v1/organizations/sessions";
 /// A new signing key.
 const ROTATE: &str = "/v1/organizations/signing_keys/rotate";
+/// The usage report.
+const USAGE: &str = "/v1/organizations/usage";
 /// The list of reservations.
 const RESERVATIONS: &str = "/v1/organizations/spend_reservations";
 
@@ -73,6 +77,25 @@ impl From<StoreError> for Refusal {
     }
 }
 
+/// What is answered.
+pub(crate) enum Answer {
+    /// A document.
+    Json(Value),
+    /// A part of a table; the token of the next one goes into a header.
+    Csv {
+        /// Lines.
+        text: String,
+        /// Where the next part begins.
+        next_page: Option<String>,
+    },
+}
+
+impl From<Value> for Answer {
+    fn from(json: Value) -> Self {
+        Self::Json(json)
+    }
+}
+
 /// Who administers.
 pub(crate) struct Administrator {
     /// `admin-key:<id>` or `oidc:<sub>`.
@@ -88,13 +111,29 @@ pub(crate) async fn serve(gateway: &Rc<Gateway>, context: &Context, request: Req
     };
     let is_get = request.method == Method::GET;
     let (status, body) = match answer(gateway, context, admin, request).await {
-        Ok(body) => (StatusCode::OK, body),
+        Ok(Answer::Json(body)) => (StatusCode::OK, body),
+        Ok(Answer::Csv { text, next_page }) => return Ok(table(gateway, text, next_page.as_deref())),
         Err(Refusal::Broken(failure)) => return Err(failure),
         Err(Refusal::Told { status, kind, message }) => {
             (status, json!({"type": "error", "error": {"type": kind, "message": message}}))
         }
     };
     Ok(envelope(gateway, status, body, is_get))
+}
+
+fn table(gateway: &Gateway, text: String, next_page: Option<&str>) -> Response {
+    let mut response = Response::new(Body::Full(Bytes::from(text)));
+    let headers = response.headers_mut();
+    let of_page = next_page.map(|token| ("x-next-page", token.to_owned()));
+    for (name, value) in [("request-id", format!("req_{}", hex(&gateway.random::<16>())))].into_iter().chain(of_page) {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/csv; charset=utf-8"));
+    headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"usage.csv\""));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 fn envelope(gateway: &Gateway, status: StatusCode, mut body: Value, is_get: bool) -> Response {
@@ -117,29 +156,37 @@ async fn answer(
     context: &Context,
     admin: &Admin,
     mut request: Request,
-) -> Result<Value, Refusal> {
+) -> Result<Answer, Refusal> {
     let administrator = authenticate(gateway, context, admin, &request).await?;
     let path = request.uri.path().to_owned();
     let query = Query::parse(request.uri.query().unwrap_or_default());
     let is_get = request.method == Method::GET;
     if path == COST {
-        return if is_get { analytics::cost::get(gateway, &query).await } else { Err(Refusal::not_found("not found")) };
+        return if is_get {
+            analytics::cost::get(gateway, &query).await.map(Answer::from)
+        } else {
+            Err(Refusal::not_found("not found"))
+        };
+    }
+    if path == USAGE {
+        return if is_get { usage::get(gateway, &query).await } else { Err(Refusal::not_found("not found")) };
     }
     if path == RESERVATIONS {
         return if is_get {
-            spend_reservations::get(gateway, &query).await
+            spend_reservations::get(gateway, &query).await.map(Answer::from)
         } else {
             Err(Refusal::not_found("not found"))
         };
     }
     if path == ROTATE {
-        return match request.method {
+        let rotated = match request.method {
             Method::POST => signing_keys::rotate::post(gateway, context, &administrator).await,
             _ => Err(Refusal::not_found("not found")),
         };
+        return rotated.map(Answer::from);
     }
     if let Some(rest) = path.strip_prefix(SESSIONS) {
-        return match (&request.method, rest.strip_prefix('/')) {
+        let answered = match (&request.method, rest.strip_prefix('/')) {
             (&Method::GET, None) => sessions::list(gateway, &query).await,
             (&Method::DELETE, None) => sessions::delete_all(gateway, context, &administrator, &query).await,
             (&Method::DELETE, Some(id)) if !id.contains('/') => {
@@ -147,9 +194,10 @@ async fn answer(
             }
             _ => Err(Refusal::not_found("not found")),
         };
+        return answered.map(Answer::from);
     }
     let rest = path.strip_prefix(LIMITS).unwrap_or_default();
-    match (&request.method, rest.strip_prefix('/')) {
+    let answered = match (&request.method, rest.strip_prefix('/')) {
         (&Method::GET, None) => spend_limits::list(gateway, &query).await,
         (&Method::POST, None) => {
             administrator.require_write("spend_limits")?;
@@ -163,8 +211,14 @@ async fn answer(
             administrator.require_write("spend_limits")?;
             spend_limits::delete(gateway, &administrator, id).await
         }
+        (&Method::PUT, Some("bulk")) => {
+            administrator.require_write("spend_limits")?;
+            let body = gateway.body(&mut request).await.map_err(Refusal::Broken)?;
+            spend_limits::bulk::put(gateway, &administrator, &body).await
+        }
         _ => Err(Refusal::not_found("not found")),
-    }
+    };
+    answered.map(Answer::from)
 }
 
 impl Administrator {
@@ -234,7 +288,8 @@ pub(crate) struct Query(Vec<(String, String)>);
 const MOST_VALUES: usize = 100;
 
 impl Query {
-    fn parse(text: &str) -> Self {
+    /// Reads the query of a URL.
+    pub(crate) fn parse(text: &str) -> Self {
         let pairs = url::form_urlencoded::parse(text.as_bytes());
         Self(pairs.map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
     }

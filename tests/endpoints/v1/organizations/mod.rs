@@ -4,6 +4,8 @@ mod analytics;
 mod sessions;
 mod signing_keys;
 mod spend_limits;
+mod spend_limits_bulk;
+mod usage;
 
 use serde_json::{Value, json};
 

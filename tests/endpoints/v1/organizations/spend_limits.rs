@@ -204,7 +204,7 @@ fn effective_caps_come_with_their_source_and_what_was_spent() {
             "actor": {"type": "user_actor", "user_id": "ada", "name": "ADA", "email_address": "ada@example.test", "deleted": false},
             "amount": null, "currency": "USD", "period": "daily",
             "source": {"type": "rbac_group", "rbac_group_id": "eng"}, "spend_limit_id": cap["id"],
-            "period_to_date_spend": "0.049",
+            "period_to_date_spend": "0.049", "projected_spend": "0.285",
         })
     );
     assert_eq!((&rows[3]["amount"], &rows[3]["spend_limit_id"]), (&json!("7"), &organization["id"]));

@@ -40,7 +40,7 @@ pub(in super::super) async fn get(gateway: &Rc<Gateway>, query: &Query) -> Resul
     let (from, to) = range(query, now)?;
     let mut wanted = wanted(query)?;
     let limit = query.limit(20)?;
-    let digest = digest(query);
+    let digest = digest(query, &["limit", "page"]);
     if let Some(token) = query.first("page") {
         let token = from_token(token)?;
         let is_settled = now >= midnight(to).plus(SETTLED_AFTER);
@@ -84,7 +84,7 @@ fn range(query: &Query, now: Timestamp) -> Result<(Date, Date), Refusal> {
 }
 
 /// The UTC day of an RFC 3339 timestamp (§5.6: `t`, `z` and a blank are as good).
-fn day_of(name: &str, text: &str) -> Result<Date, Refusal> {
+pub(crate) fn day_of(name: &str, text: &str) -> Result<Date, Refusal> {
     let invalid = || Refusal::invalid(format!("{name}: must be an RFC 3339 timestamp such as 2031-02-03T00:00:00Z"));
     let mut text = text.to_ascii_uppercase();
     if text.is_ascii() && text.len() > 19 {
@@ -134,8 +134,8 @@ fn wanted(query: &Query) -> Result<CostQuery, Refusal> {
 }
 
 /// What a token belongs to: all parameters but those that may differ from page to page.
-fn digest(query: &Query) -> String {
-    let pairs: Vec<_> = query.pairs().iter().filter(|(name, _)| name != "limit" && name != "page").collect();
+pub(crate) fn digest(query: &Query, but: &[&str]) -> String {
+    let pairs: Vec<_> = query.pairs().iter().filter(|(name, _)| !but.contains(&name.as_str())).collect();
     hex(&Sha256::digest(json!(pairs).to_string())[..12])
 }
 

@@ -8,7 +8,12 @@ use crate::domain::spend::limit::{PoolWish, Scope, Wish};
 /// The wish that `body` is; the error is the public message.
 pub(super) fn parse(body: &[u8]) -> Result<Wish, String> {
     let body: Value = serde_json::from_slice(body).map_err(|_| "invalid JSON body".to_owned())?;
-    let Value::Object(body) = &body else { return Err(format!("Expected object, received {}", type_of(&body))) };
+    wish(&body)
+}
+
+/// The same of a body that is JSON.
+pub(super) fn wish(body: &Value) -> Result<Wish, String> {
+    let Value::Object(body) = body else { return Err(format!("Expected object, received {}", type_of(body))) };
     let scope = scope(body)?;
     let amount = match body.get("amount") {
         None => return Err("amount: Required".to_owned()),
@@ -93,7 +98,8 @@ fn pool(pool: Option<&Value>) -> Result<Option<PoolWish>, String> {
     Ok(Some(PoolWish { amount, is_paused }))
 }
 
-const fn type_of(value: &Value) -> &'static str {
+/// The type of a value, as messages name it.
+pub(super) const fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::{Query, Refusal, actor, from_token, invalid_token, to_token};
 use crate::config::Admin;
+use crate::domain::ids::Timestamp;
 use crate::domain::spend::calendar::Period;
 use crate::domain::spend::limit::{Limit, Scope, cents, effective};
 use crate::gateway::Gateway;
@@ -37,7 +38,8 @@ pub(in super::super) async fn get(gateway: &Rc<Gateway>, admin: &Admin, query: &
             Some((principal, nanos))
         }
     };
-    let keys = Period::ALL.map(|period| period.key(gateway.ports.clock.now()));
+    let now = gateway.ports.clock.now();
+    let keys = Period::ALL.map(|period| period.key(now));
     let store = gateway.store();
     let (people, next_page) = if named.is_empty() {
         let search = query.first("q").unwrap_or_default();
@@ -65,7 +67,8 @@ pub(in super::super) async fn get(gateway: &Rc<Gateway>, admin: &Admin, query: &
         .flat_map(|person| {
             let theirs: Vec<&Limit> = limits.iter().filter(|limit| is_for(limit, person)).collect();
             periods.iter().map(move |period| {
-                row(person, *period, effective(theirs.iter().copied(), *period, admin.group_limit_mode))
+                let limit = effective(theirs.iter().copied(), *period, admin.group_limit_mode);
+                row(person, *period, limit, now)
             })
         })
         .collect();
@@ -80,7 +83,7 @@ fn is_for(limit: &Limit, person: &PrincipalRow) -> bool {
     }
 }
 
-fn row(person: &PrincipalRow, period: Period, limit: Option<&Limit>) -> Value {
+fn row(person: &PrincipalRow, period: Period, limit: Option<&Limit>, now: Timestamp) -> Value {
     json!({
         "scope": {"type": "user", "user_id": person.principal},
         "groups": person.groups,
@@ -91,5 +94,6 @@ fn row(person: &PrincipalRow, period: Period, limit: Option<&Limit>) -> Value {
         "source": limit.map(|limit| limit.scope.to_json()),
         "spend_limit_id": limit.map(|limit| &limit.id),
         "period_to_date_spend": person.spent[period as usize].cents(),
+        "projected_spend": period.projected(person.spent[period as usize], now).cents(),
     })
 }

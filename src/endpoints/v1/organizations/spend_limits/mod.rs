@@ -2,7 +2,9 @@
 
 pub(crate) mod audit;
 mod body;
+pub(crate) mod bulk;
 pub(crate) mod effective;
+mod upsert;
 
 use std::rc::Rc;
 
@@ -10,7 +12,6 @@ use serde_json::{Value, json};
 
 use super::{Administrator, Query, Refusal};
 use crate::domain::audit::{AuditEvent, LimitChanged};
-use crate::domain::session::hex;
 use crate::domain::spend::calendar::Period;
 use crate::domain::spend::limit::Limit;
 use crate::gateway::Gateway;
@@ -24,38 +25,14 @@ const NOT_FOUND: &str = "spend limit not found";
 /// Sets a cap.
 pub(super) async fn post(gateway: &Rc<Gateway>, administrator: &Administrator, body: &[u8]) -> Result<Value, Refusal> {
     let wish = body::parse(body).map_err(Refusal::invalid)?;
-    let new_id = format!("spl_{}", hex(&gateway.random::<16>()));
-    let month = Period::Monthly.key(gateway.ports.clock.now());
-    for _ in 0..ATTEMPTS {
-        let now = gateway.ports.clock.now();
-        let stored = gateway.store().find_limit(&wish.scope, wish.period).await?;
-        let existing = stored.as_ref().filter(|stored| !stored.is_deleted).map(|stored| &stored.limit);
-        let before = existing.map_or_else(String::new, |limit| limit.to_image().to_string());
-        let limit =
-            wish.clone().grant(existing, &new_id, now).map_err(|refused| Refusal::invalid(refused.to_string()))?;
-        let change = Change {
-            limit: &limit,
-            is_deletion: false,
-            from_version: stored.as_ref().map_or(0, |stored| stored.version),
-            actor: &administrator.actor,
-            action: "spend_limit.upsert",
-            before: &before,
-            after: &limit.to_image().to_string(),
-            at: now,
-        };
-        if gateway.store().change_limit(change).await? {
-            let amount = limit.amount.map(|amount| amount.to_string());
-            let changed = changed(administrator, &limit);
-            log(gateway, &AuditEvent::AdminLimitUpsert { changed, amount });
-            if limit.pool.amount.is_none() {
-                return Ok(limit.to_json("0"));
-            }
-            let stored = gateway.store().limit_by_id(&limit.id, &month).await?;
-            let spent = stored.map_or_else(|| "0".to_owned(), |stored| stored.pool_spent.cents());
-            return Ok(limit.to_json(&spent));
-        }
+    let limit = upsert::write(gateway, &administrator.actor, wish).await?.after;
+    if limit.pool.amount.is_none() {
+        return Ok(limit.to_json("0"));
     }
-    Err(busy())
+    let month = Period::Monthly.key(gateway.ports.clock.now());
+    let stored = gateway.store().limit_by_id(&limit.id, &month).await?;
+    let spent = stored.map_or_else(|| "0".to_owned(), |stored| stored.pool_spent.cents());
+    Ok(limit.to_json(&spent))
 }
 
 /// One cap.
@@ -65,21 +42,26 @@ pub(super) async fn get(gateway: &Rc<Gateway>, id: &str) -> Result<Value, Refusa
 
 /// Removes a cap.
 pub(super) async fn delete(gateway: &Rc<Gateway>, administrator: &Administrator, id: &str) -> Result<Value, Refusal> {
+    remove(gateway, &administrator.actor, id).await?;
+    Ok(json!({"type": "spend_limit_deleted", "id": id}))
+}
+
+async fn remove(gateway: &Rc<Gateway>, actor: &str, id: &str) -> Result<(), Refusal> {
     for _ in 0..ATTEMPTS {
         let stored = find(gateway, id).await?;
         let change = Change {
             limit: &stored.limit,
             is_deletion: true,
             from_version: stored.version,
-            actor: &administrator.actor,
+            actor,
             action: "spend_limit.delete",
             before: &stored.limit.to_image().to_string(),
             after: "",
             at: gateway.ports.clock.now(),
         };
         if gateway.store().change_limit(change).await? {
-            log(gateway, &AuditEvent::AdminLimitDelete(changed(administrator, &stored.limit)));
-            return Ok(json!({"type": "spend_limit_deleted", "id": id}));
+            log(gateway, &AuditEvent::AdminLimitDelete(changed(actor, &stored.limit)));
+            return Ok(());
         }
     }
     Err(busy())
@@ -128,9 +110,9 @@ fn shown(stored: &Stored) -> Value {
     stored.limit.to_json(&stored.pool_spent.cents())
 }
 
-fn changed<'a>(administrator: &'a Administrator, limit: &'a Limit) -> LimitChanged<'a> {
+fn changed<'a>(actor: &'a str, limit: &'a Limit) -> LimitChanged<'a> {
     LimitChanged {
-        actor: &administrator.actor,
+        actor,
         target: &limit.id,
         scope_type: limit.scope.kind(),
         scope_id: limit.scope.id(),
