@@ -370,12 +370,14 @@ impl Clock for Shared<ManualClock> {
 }
 
 /// Bytes that differ from call to call and are the same in every run.
-struct CountedEntropy(Cell<u8>);
+struct CountedEntropy(Cell<u16>);
 
 impl Entropy for CountedEntropy {
     fn fill(&self, bytes: &mut [u8]) {
         for byte in bytes {
-            *byte = self.0.get();
+            // The lap is told too, so that ids do not come again after a few requests.
+            let [lap, count] = self.0.get().to_be_bytes();
+            *byte = count ^ lap.wrapping_mul(37);
             self.0.set(self.0.get().wrapping_add(1));
         }
     }

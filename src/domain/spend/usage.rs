@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(
             report,
             json!({
-                "extra_usage": {"is_enabled": true, "monthly_limit": 2000, "used_credits": 1600, "utilization": 80, "currency": "USD", "projected_credits": 9567},
+                "extra_usage": {"is_enabled": true, "monthly_limit": 2000, "used_credits": 1600, "utilization": 80, "currency": "USD", "projected_credits": 65801},
                 "limits": [
                     {"kind": "spend", "group": "daily", "percent": 50, "resets_at": "2031-02-04T00:00:00.000Z", "severity": "normal", "is_active": false, "projected_percent": 294, "projected_credits": 2937},
                     {"kind": "spend", "group": "weekly", "percent": 80, "resets_at": "2031-02-10T00:00:00.000Z", "severity": "warning", "is_active": true, "projected_percent": 3290, "projected_credits": 65801},

@@ -41,7 +41,9 @@ fn told(gateway: &TestGateway) -> Vec<Value> {
             let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("any length");
             mac.update(format!("{time}.").as_bytes());
             mac.update(request.body());
-            assert_eq!(given, format!("{:x}", mac.finalize().into_bytes()));
+            let digest = mac.finalize().into_bytes();
+            let expected = digest.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+            assert_eq!(given, expected);
             let body: Value = serde_json::from_slice(request.body()).expect("JSON");
             assert_eq!(header("x-sallyport-delivery"), body["id"].as_str().expect("text"));
             body

@@ -28,6 +28,7 @@ fn ask(gateway: &mut TestGateway, name: &str, groups: &[&str], model: &str, inpu
         claims["name"] = json!(format!("=\"{name}\", the first\n"));
         claims["groups"] = json!(groups);
         claims["exp"] = json!(2_000_000_000);
+        claims["sid"] = json!(format!("s-{name}"));
     });
     let usage = json!({"usage": {
         "input_tokens": input, "output_tokens": 2, "cache_read_input_tokens": 3, "cache_creation_input_tokens": 4,
@@ -64,18 +65,18 @@ fn lines(page: &Value) -> Vec<String> {
 fn usage_is_told_by_every_dimension() {
     let mut gateway = two_days();
     for (query, expected) in [
-        ("", &["- - - - - - 4 1210 4.222700"][..]),
-        ("&group_by[]=day", &["2031-02-03 - - - - - 2 200 2.115300", "2031-02-04 - - - - - 2 1010 2.107400"]),
-        ("&group_by[]=user", &["- ada - - - - 3 210 3.122950", "- bob - - - - 1 1000 1.101530"]),
-        ("&group_by[]=group", &["- - eng - - - 3 210 3.122950", "- - ops - - - 3 1200 3.216830"]),
+        ("", &["- - - - - - 4 1210 4.229480"][..]),
+        ("&group_by[]=day", &["2031-02-03 - - - - - 2 200 2.115300", "2031-02-04 - - - - - 2 1010 2.114180"]),
+        ("&group_by[]=user", &["- ada - - - - 3 210 3.127950", "- bob - - - - 1 1000 1.101530"]),
+        ("&group_by[]=group", &["- - eng - - - 3 210 3.127950", "- - ops - - - 3 1200 3.216830"]),
         (
             "&group_by[]=model&group_by[]=upstream",
-            &["- - - claude-haiku-4-5-20251001 a - 1 1000 1.101530", "- - - claude-opus-4-8 a - 3 210 3.122950"],
+            &["- - - claude-haiku-4-5-20251001 a - 1 1000 1.101530", "- - - claude-opus-4-8 a - 3 210 3.127950"],
         ),
         ("&user_ids[]=bob", &["- - - - - - 1 1000 1.101530"]),
-        ("&models[]=claude-opus-4-8&group_by[]=session", &["- - - - - - 3 210 3.122950"]),
+        ("&models[]=claude-opus-4-8&group_by[]=session", &["- - - - - s-ada 3 210 3.127950"]),
         ("&upstreams[]=b", &[]),
-        ("&rbac_group_ids[]=eng", &["- - - - - - 3 210 3.122950"]),
+        ("&rbac_group_ids[]=eng", &["- - - - - - 3 210 3.127950"]),
         (
             "&rbac_group_ids[]=ops&group_by[]=group&group_by[]=day",
             &["2031-02-03 - ops - - - 2 200 2.115300", "2031-02-04 - ops - - - 1 1000 1.101530"],
@@ -130,7 +131,7 @@ fn pages_follow_one_another_while_rows_are_added() {
     // A row before the page and one after it.
     ask(&mut gateway, "aaa", &[], "claude-opus-4-8", 0);
     let second = read(&mut gateway, &format!("{query}&page={token}"));
-    assert_eq!(lines(&second), ["2031-02-04 aaa - - - - 1 0 1.009150"]);
+    assert_eq!(lines(&second), ["2031-02-04 aaa - - - - 1 0 1.007650"]);
     let token = second["next_page"].as_str().expect("a token").to_owned();
     let third = read(&mut gateway, &format!("{query}&page={token}"));
     assert_eq!(lines(&third)[0].split(' ').nth(1), Some("ada"));
@@ -167,7 +168,7 @@ fn a_csv_document_is_what_python_reads() {
     };
     std::io::Write::write_all(&mut python.stdin.take().expect("a pipe"), answer.text().as_bytes()).expect("a reader");
     let output = python.wait_with_output().expect("an end");
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "3 4 4.222700 '=\"ada\", the first");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "3 4 4.229480 '=\"ada\", the first");
 }
 
 #[test]
