@@ -259,7 +259,7 @@ fn two_instances_that_start_at_once_end_with_one_schema() {
             .expect("it runs")
     }) {
         assert_eq!(ours, theirs);
-        assert_eq!(ours[0][0], Value::Integer(8));
+        assert_eq!(ours[0][0], Value::Integer(9));
     }
 }
 
