@@ -116,19 +116,6 @@ impl TestGateway {
         self.send_until(request, None)
     }
 
-    /// Sends a request and leaves its answer unread.
-    pub(crate) fn begin(&mut self, request: RequestBuilder) -> http::Response<Body> {
-        let gateway = Rc::clone(&self.gateway);
-        self.pool.run_until(async move { gateway.handle(request.into_request()).await })
-    }
-
-    /// Reads an answer to its end; what it leaves running is run to its end.
-    pub(crate) fn finish(&mut self, response: http::Response<Body>) -> Answer {
-        let answer = self.pool.run_until(read(response, None));
-        self.pool.run_until_stalled();
-        answer
-    }
-
     /// Runs what was left running, as far as it goes.
     pub(crate) fn settle(&mut self) {
         self.pool.run_until_stalled();

@@ -236,7 +236,7 @@ fn what_a_request_may_cost_is_reserved_until_it_ends() {
     assert_eq!((second.header("x-should-retry"), second.header("retry-after")), (Some("true"), Some("2")));
     assert_eq!(second.header("anthropic-ratelimit-unified-status"), None, "the cap is not reached");
     assert!(gateway.log.audit().iter().any(|event| event["cause"] == "reserved"));
-    gateway.finish(first);
+    gateway.end(first);
     assert_eq!((spent(&mut gateway).as_str(), reserved(&gateway)), ("1", 0));
     gateway.http.answer_in_pieces(200, SSE, stream());
     assert_eq!(gateway.send(ask()).status, 200);
@@ -295,7 +295,7 @@ fn a_store_that_comes_back_gets_what_it_missed_once() {
     gateway.http.answer_in_pieces(200, SSE, stream());
     let first = gateway.begin(post("/v1/messages").bearer(&token).json(&ask()));
     gateway.db.is_down.set(true);
-    gateway.finish(first);
+    gateway.end(first);
     gateway.db.is_down.set(false);
     assert_eq!(spent(&mut gateway), "0");
     gateway.clock.advance(std::time::Duration::from_secs(1));
@@ -305,7 +305,7 @@ fn a_store_that_comes_back_gets_what_it_missed_once() {
     gateway.http.answer_in_pieces(200, SSE, stream());
     let second = gateway.begin(post("/v1/messages").bearer(&token).json(&ask()));
     gateway.db.loses_answers.set(true);
-    gateway.finish(second);
+    gateway.end(second);
     gateway.db.loses_answers.set(false);
     gateway.clock.advance(std::time::Duration::from_secs(1));
     gateway.settle();

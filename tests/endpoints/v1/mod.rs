@@ -1,8 +1,8 @@
 //! The Messages API.
 
 mod messages;
-mod messages_masking;
 mod messages_alerts;
+mod messages_masking;
 mod messages_spending;
 mod models;
 pub(crate) mod organizations;
