@@ -36,6 +36,20 @@ enum By {
     Session,
 }
 
+impl By {
+    /// Its name, and where a row has it.
+    const fn column(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Day => ("day", "/day"),
+            Self::User => ("user", "/actor/user_id"),
+            Self::Group => ("group", "/rbac_group_id"),
+            Self::Model => ("model", "/model"),
+            Self::Upstream => ("upstream", "/upstream"),
+            Self::Session => ("session", "/session_id"),
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     Table,
@@ -76,7 +90,7 @@ fn query(arguments: &Arguments, page: Option<&str>) -> String {
         query.append_pair("ending_at", to);
     }
     for by in &arguments.by {
-        query.append_pair("group_by[]", by.to_possible_value().map_or("", |value| value.get_name()));
+        query.append_pair("group_by[]", by.column().0);
     }
     if arguments.format == Format::Csv {
         query.append_pair("format", "csv");
@@ -89,17 +103,7 @@ fn query(arguments: &Arguments, page: Option<&str>) -> String {
 
 /// Lines with columns below one another: texts to the left, numbers to the right.
 fn table(by: &[By], rows: &[Value]) -> Vec<String> {
-    let texts: Vec<(&str, &str)> = by
-        .iter()
-        .map(|by| match by {
-            By::Day => ("day", "/day"),
-            By::User => ("user", "/actor/user_id"),
-            By::Group => ("group", "/rbac_group_id"),
-            By::Model => ("model", "/model"),
-            By::Upstream => ("upstream", "/upstream"),
-            By::Session => ("session", "/session_id"),
-        })
-        .collect();
+    let texts: Vec<(&str, &str)> = by.iter().map(|by| by.column()).collect();
     let numbers = [
         ("requests", "/requests"),
         ("input", "/tokens/input_tokens"),
@@ -123,7 +127,7 @@ fn table(by: &[By], rows: &[Value]) -> Vec<String> {
         .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
         .collect();
     let line = |cells: &Vec<String>| {
-        let padded = cells.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+        let padded = cells.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
             if column < texts.len() { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
         });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
