@@ -1,5 +1,6 @@
 //! Prints a conversation of one megabyte, for `benches/masking.py`. `conversation N` has about N identifiers.
 
+#[expect(dead_code, reason = "here nobody asks what was written")]
 #[path = "../tests/masking/conversation.rs"]
 mod conversation;
 #[path = "../tests/masking/megabyte.rs"]

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import run
 
+IDENTIFIER = rb"(?<![a-z0-9-])(?:i|vol|vpc|subnet|sg|ami|snap|eni|rtb)-0[0-9a-f]{16}\b"
 SECTIONS = {"without": "", "with": "masking: {}\n"}
 
 
@@ -66,7 +67,7 @@ class Upstream:
                 received += len(piece)
             self.body = b"".join(pieces)
             pending = b""
-            found = re.search(rb"i-0[0-9a-f]{16}", self.body)
+            found = re.search(IDENTIFIER, self.body)
             text = found[0].decode() if found else "nothing"
             delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": f"{text} is "}}
             event = f"event: content_block_delta\ndata: {json.dumps(delta)}\n\n".encode()
@@ -127,7 +128,7 @@ def measure(gateway, upstream, body, requests):
 
 def check(gateways, upstream, body):
     """Refuses to measure what does not mask: nothing may leave with masking, and all must come back."""
-    original = re.search(rb"i-0[0-9a-f]{16}", body)[0]
+    original = re.search(IDENTIFIER, body)[0]
     for name, gateway in gateways.items():
         _, answer = gateway.ask(upstream, body)
         masked = re.search(rb"x-sallyport-masked: (\d+)", answer, re.I)

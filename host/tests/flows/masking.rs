@@ -4,6 +4,7 @@
 mod conversation;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
@@ -105,7 +106,7 @@ fn send_in_pieces(exchange: &mut Exchange, mut bytes: &[u8], dice: &mut Dice) {
 fn streamed(blocks: &[Value], cut: Cut, dice: &mut Dice) -> String {
     let mut out = String::new();
     let mut event = |data: &Value| {
-        out.push_str(&format!("event: {}\ndata: {data}\n\n", data["type"].as_str().expect("a type")));
+        write!(out, "event: {}\ndata: {data}\n\n", data["type"].as_str().expect("a type")).expect("memory");
     };
     event(
         &json!({"type": "message_start", "message": {"id": "msg_1", "content": [], "usage": {"input_tokens": 9, "output_tokens": 1}}}),
