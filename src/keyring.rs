@@ -19,6 +19,9 @@ use crate::store::key_ring::{KeyRing, Purpose};
 /// before it signs (`Purpose::heads_up` in `store/key_ring.rs`), and one that was removed is forgotten within seconds.
 const FRESH: Duration = Duration::from_secs(2);
 
+/// Keys that are older than this are used by nobody: every request reads. An instance that was idle may have missed much.
+const STALE: Duration = Duration::from_secs(4);
+
 /// A token with an unknown key makes the instance read the ring, but not more often than this: anybody can send one.
 const FLOOR: Duration = Duration::from_secs(1);
 
@@ -73,8 +76,10 @@ impl Gateway {
         if now < known.next_read || self.signing_keys().is_none() {
             return Ok(known.keys);
         }
-        // One request reads; the others go on with what is known.
-        self.cache.keys.replace(Some(KnownKeys { next_read: now.plus(FRESH), ..known.clone() }));
+        if now.since(known.read_at) < STALE {
+            // One request reads; the others go on with what is known.
+            self.cache.keys.replace(Some(KnownKeys { next_read: now.plus(FRESH), ..known.clone() }));
+        }
         self.read_keys(Some(known), now).await
     }
 

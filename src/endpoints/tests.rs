@@ -1034,6 +1034,21 @@ mod keys {
     }
 
     #[test]
+    fn a_key_that_another_instance_revoked_is_forgotten_within_seconds() {
+        for (wait, is_forgotten) in [(1999, false), (2000, true), (3_600_000, true)] {
+            let world = World::with(|config| config.session.jwt_secrets.clear());
+            let token = world.sign_in()["access_token"].as_str().expect("a token").to_owned();
+            let kid = crate::domain::session::key_of(&token).expect("a key");
+            let keys = world.gateway.signing_keys().expect("a ring");
+            block_on(keys.revoke(&kid)).expect("revoked");
+            world.wait(Duration::from_millis(wait));
+            let verdict = block_on(world.gateway.verify(&token, ORIGIN)).unwrap_or_else(|_| panic!("keys are known"));
+            let unknown = crate::domain::session::Denied::UnknownKey;
+            assert_eq!(verdict.err(), is_forgotten.then_some(unknown), "after {wait} ms");
+        }
+    }
+
+    #[test]
     fn a_token_with_an_unknown_key_does_not_make_the_instance_read_the_ring_every_time() {
         let world = World::with(|config| config.session.jwt_secrets.clear());
         world.sign_in();

@@ -1,9 +1,12 @@
 //! `sallyport keys`: the rings of keys that sign sessions and that mask.
 
+use std::path::PathBuf;
+
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::serve::Host;
+use super::serve::{Host, Options, Ring};
 use super::{Common, Faults, print};
 
 /// Arguments of `keys`.
@@ -16,13 +19,21 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum Action {
     /// List the keys: ids and dates, never the keys themselves
-    List(Options),
-    /// Add a new key that signs from now on; the others go on verifying. A masking key takes over after two minutes
-    Rotate(Options),
+    List(Output),
+    /// Add a new key that signs within seconds; the others go on verifying until nothing they signed can be valid. A
+    /// masking key takes over after two minutes
+    Rotate(Output),
+    /// Remove a key at once: every session that it signed ends
+    Revoke {
+        /// Its id, as `keys list` shows it
+        kid: String,
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 #[derive(Args)]
-struct Options {
+struct Output {
     #[command(flatten)]
     common: Common,
     /// The keys that make the tokens of masked identifiers, instead of those that sign sessions
@@ -35,26 +46,55 @@ struct Options {
 
 /// Asks the component, which owns the ring.
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Faults> {
-    let (action, options) = match arguments.action {
-        Action::List(options) => ("list", options),
-        Action::Rotate(options) => ("rotate", options),
+    let (action, kid, output) = match arguments.action {
+        Action::List(output) => ("list", None, output),
+        Action::Rotate(output) => ("rotate", None, output),
+        Action::Revoke { kid, output } => ("revoke", Some(kid), output),
     };
-    let ring = if options.masking { "masking" } else { "sessions" };
-    let host = Host::prepare(&options.common.into()).await?;
-    let answer =
-        host.control().call("keys", &json!({ "action": action, "ring": ring })).await.map_err(anyhow::Error::from)?;
+    let ring = if output.masking { "masking" } else { "sessions" };
+    let input = json!({ "action": action, "ring": ring, "kid": kid.unwrap_or_default() });
+    let mut options = Options::from(output.common);
+    let mut scratch = None;
+    if action != "rotate" {
+        match Ring::of(&options)? {
+            Ring::Here => {}
+            Ring::Elsewhere => options.common.state_dir.clone_from(&scratch.insert(Scratch::create()?).0),
+            Ring::Nowhere if action == "list" => {
+                print(if output.json { r#"{"keys":[]}"# } else { "no keys yet: the first start makes one" });
+                return Ok(());
+            }
+            Ring::Nowhere => return Err(anyhow::anyhow!("there are no keys yet: the first start makes one").into()),
+        }
+    }
+    let host = Host::prepare(&options).await?;
+    let answer = host.control().call("keys", &input).await.map_err(anyhow::Error::from)?;
     host.end().await;
-    if options.json {
+    if output.json {
         print(&answer.to_string());
         return Ok(());
-    }
-    for line in answer["lines"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        print(line);
     }
     for key in answer["keys"].as_array().into_iter().flatten() {
         print(&described(key));
     }
     Ok(())
+}
+
+/// A state directory for a command that must not leave one behind.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn create() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("sallyport-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // The system empties the place where it is, should this fail.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// One key in one line: the values of its fields, in the component's order.

@@ -218,6 +218,32 @@ impl Host {
     }
 }
 
+/// Where the ring of signing keys is, for a command that only looks: what is not there is not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ring {
+    /// In the state directory, or where the runtime configuration says.
+    Here,
+    /// Not on this machine, or the configuration names the keys; there is no state directory.
+    Elsewhere,
+    /// There is none yet.
+    Nowhere,
+}
+
+impl Ring {
+    /// Looks for it.
+    pub(crate) fn of(options: &Options) -> Result<Self, Faults> {
+        let Prepared { settings, manifest, runtime_config, postgres, .. } = Prepared::read(options)?;
+        let state = &options.common.state_dir;
+        let labels = manifest.as_ref().map(|manifest| &manifest.key_value_stores);
+        let stores = files(state, labels, &runtime_config.key_value_stores, "key_value");
+        let is_named = !settings.config.session.jwt_secrets.is_empty();
+        if !is_named && postgres.is_none() && !stores.iter().all(|(_, path)| path.exists()) {
+            return Ok(Self::Nowhere);
+        }
+        Ok(if state.exists() { Self::Here } else { Self::Elsewhere })
+    }
+}
+
 /// What the files say.
 struct Prepared {
     settings: Settings,

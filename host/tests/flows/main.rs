@@ -21,6 +21,7 @@ mod replicas;
 mod requests;
 mod sdks;
 mod service_identities;
+mod sessions;
 mod shutdown;
 mod sign_in;
 mod spending;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -230,6 +230,33 @@ impl Site {
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
+    /// Runs another command of the program at this site; returns what it said on standard output.
+    #[track_caller]
+    pub(crate) fn said(&self, subcommand: &str, arguments: &[&str]) -> String {
+        let output = self.run(subcommand, arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {}\n{said}", output.status);
+        self.transcript.logged(&said);
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// The same for one that must fail; returns what it said on standard error.
+    #[track_caller]
+    pub(crate) fn complaint(&self, subcommand: &str, arguments: &[&str]) -> String {
+        let output = self.run(subcommand, arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    fn run(&self, subcommand: &str, arguments: &[&str]) -> Output {
+        let config = self.file("gateway.yaml");
+        // A gateway that runs here looks after its file: it is not touched.
+        if !config.exists() {
+            fs::write(&config, self.yaml()).expect("a file");
+        }
+        self.command(subcommand, arguments).arg("--config").arg(config).output().expect("a run")
+    }
+
     /// The program with `subcommand`, its state directory and its environment.
     fn command(&self, subcommand: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
@@ -320,6 +347,10 @@ impl Gateway {
 
     pub(crate) fn post(&self, path: &str) -> Call {
         self.call(self.client.post(self.url(path)))
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Call {
+        self.call(self.client.delete(self.url(path)))
     }
 
     /// A request of any client, whose answer is to be recorded.
