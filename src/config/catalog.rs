@@ -41,7 +41,28 @@ pub(super) fn advise(config: &Config, report: &mut Report<'_>) {
             );
             report.warn_at(&format!("managed.policies[{index}]"), message);
         }
+        if let Some(available) = start_outside(policy, base) {
+            let message = format!(
+                "`availableModels` ({available}) leaves out the model that clients start with, an Opus or a Sonnet \
+                 model: set `model`, or `enforceAvailableModels: true`"
+            );
+            report.warn_at(&format!("managed.policies[{index}]"), message);
+        }
     }
+}
+
+/// The list of `policy`, if it has no model of the families that clients start with by themselves, and nothing else tells
+/// them which to start with. Which of the two it is depends on the client.
+fn start_outside(policy: &Policy, base: Option<&Policy>) -> Option<String> {
+    let own = policy.settings.as_ref()?;
+    let inherited = base.and_then(|base| base.settings.as_ref());
+    let has = |name: &str| own.contains_key(name) || inherited.is_some_and(|base| base.contains_key(name));
+    let available: Vec<&str> = own.get("availableModels")?.as_array()?.iter().filter_map(Value::as_str).collect();
+    let starts = |model: &&built_in::BuiltIn| matches!(model.family(), "opus" | "sonnet");
+    let is_covered = BUILT_IN.iter().filter(starts).any(|model| allows(&available, model.id));
+    // The empty list has a warning of its own.
+    let is_told = has("model") || has("enforceAvailableModels") || available.is_empty();
+    (!is_covered && !is_told).then(|| available.join(", "))
 }
 
 /// The default model of `policy`, if the list that holds along with it leaves it out, and that list.

@@ -15,7 +15,7 @@
 use std::collections::HashMap;
 
 use super::kind::{At, Kind, formed, json};
-use super::report::{Report, below, did_you_mean, one_of};
+use super::report::{Report, below, did_you_mean, nearest, one_of};
 use super::shape::{Field, Need, Shape, Variant};
 use super::yaml::{self, Entry, Place, Value};
 use super::{Fault, Sources};
@@ -35,10 +35,11 @@ pub(super) fn section<T: 'static>(section: fn(&mut Keys<'_, '_>) -> Option<T>) -
             fields: Vec::new(),
             known: Vec::new(),
             retired: Vec::new(),
+            lacking: Vec::new(),
             tagged: None,
         };
         let value = section(&mut keys);
-        keys.refuse_unknown();
+        keys.refuse_unknown(|| describe(section));
         value.filter(|_| keys.report.faults.len() == before)
     };
     Kind::new(move || describe(section), read)
@@ -54,6 +55,7 @@ pub(super) fn describe<T>(section: fn(&mut Keys<'_, '_>) -> Option<T>) -> Shape 
         fields: Vec::new(),
         known: Vec::new(),
         retired: Vec::new(),
+        lacking: Vec::new(),
         tagged: None,
     };
     // What it returns, and what it says about keys that are missing, is of no interest.
@@ -91,6 +93,8 @@ pub(super) struct Keys<'a, 'r> {
     fields: Vec<Field>,
     known: Vec<&'static str>,
     retired: Vec<&'static str>,
+    /// Keys that must be there and are not, with what is said about it.
+    lacking: Vec<(&'static str, Fault)>,
     tagged: Option<(&'static str, Vec<Variant>)>,
 }
 
@@ -102,7 +106,7 @@ impl Keys<'_, '_> {
         if self.has(name) {
             return self.read(name, &kind);
         }
-        self.fault("", format!("the key `{name}` is missing"));
+        self.lacks(name, format!("the key `{name}` is missing"));
         None
     }
 
@@ -184,10 +188,12 @@ impl Keys<'_, '_> {
         }
     }
 
-    /// Reports a fault of `name`, whose value is a secret.
-    pub(super) fn secret_fault(&mut self, name: &str, message: impl Into<String>) {
-        let (path, place) = self.spot(name);
-        self.report.faults.push(Fault::new(&path, place, message.into()).hiding_from(place.column));
+    /// Reports that `name` is not there, unless it turns out to be there under a misspelt name: one fault is enough.
+    pub(super) fn lacks(&mut self, name: &'static str, message: impl Into<String>) {
+        if self.written.is_some() {
+            let (path, place) = self.spot("");
+            self.lacking.push((name, Fault::new(&path, place, message.into())));
+        }
     }
 
     /// Reports a warning about `name` (or, if it is not written or empty, about the whole mapping).
@@ -232,20 +238,51 @@ impl Keys<'_, '_> {
         }
     }
 
-    fn refuse_unknown(&mut self) {
+    /// Reports keys that nobody asked for, and keys that are lacking and were not merely misspelt. `shape` describes the
+    /// section.
+    fn refuse_unknown(&mut self, shape: impl FnOnce() -> Shape) {
         let Some((at, entries)) = self.written else { return };
-        for Entry { key, place, .. } in entries {
-            if self.known.iter().chain(&self.retired).any(|known| known == key) {
-                continue;
-            }
-            let hint = match did_you_mean(key, self.known.iter().copied()) {
-                hint if hint.is_empty() => format!("; known here: {}", self.known.join(", ")),
-                hint => hint,
+        let is_known = |key: &String| self.known.iter().chain(&self.retired).any(|known| known == key);
+        let unknown: Vec<_> = entries.iter().filter(|entry| !is_known(&entry.key)).collect();
+        let fields = if unknown.is_empty() { Vec::new() } else { fields_of(shape()) };
+        for Entry { key, place, node } in unknown {
+            let nearest = nearest(key, self.known.iter().copied());
+            let hint = match nearest {
+                Some(name) => format!("; did you mean `{name}`?"),
+                None => format!("; known here: {}", self.known.join(", ")),
             };
-            let fault = Fault::new(&below(at.path, key), *place, format!("unknown key{hint}"));
-            // The value of a misspelt key may be a secret.
-            self.report.faults.push(fault.hiding_from(place.column + key.chars().count()));
+            self.lacking.retain(|(name, _)| nearest != Some(*name));
+            self.report.fault(&below(at.path, key), *place, format!("unknown key{hint}"));
+            // What a key that is not known holds may be a secret, unless it is meant to be something else.
+            let is_scalar = !matches!(node.value, Value::Mapping(_) | Value::List(_));
+            let meant = fields.iter().find(|field| Some(field.name) == nearest);
+            if !is_scalar || meant.is_none_or(|field| holds_secrets(&field.shape)) {
+                self.report.hide(Place { column: place.column + key.chars().count(), ..*place });
+            }
         }
+        self.report.faults.extend(self.lacking.drain(..).map(|(_, fault)| fault));
+    }
+}
+
+/// All fields of a section, whatever its tag says.
+fn fields_of(shape: Shape) -> Vec<Field> {
+    match shape {
+        Shape::Section(fields) => fields,
+        Shape::Tagged { variants, common, .. } => {
+            common.into_iter().chain(variants.into_iter().flat_map(|variant| variant.fields)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn holds_secrets(shape: &Shape) -> bool {
+    match shape {
+        Shape::Secret | Shape::Document => true,
+        Shape::List { item, .. } | Shape::OneOrMany(item) | Shape::Map(item) => holds_secrets(item),
+        Shape::Section(_) | Shape::Tagged { .. } => {
+            fields_of(shape.clone()).iter().any(|field| holds_secrets(&field.shape))
+        }
+        Shape::Text { .. } | Shape::Whole { .. } | Shape::Decimal | Shape::Switch | Shape::Choice(_) => false,
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Fault {
     pub message: String,
     /// From this column on, the source line may hold a secret and is not shown.
     #[serde(skip)]
-    hidden_from: Option<usize>,
+    pub(super) hidden_from: Option<usize>,
 }
 
 impl Fault {
@@ -38,9 +38,11 @@ impl Fault {
     ///
     /// ```text
     /// gateway.yaml:3:5: upstreams[0].regoin: unknown key; did you mean `region`?
-    ///   3 |     regoin: …
+    ///   3 |     regoin: eu-west-1
     ///     |     ^
     /// ```
+    ///
+    /// Where the line may hold a secret, it ends before it; a reference such as `${NAME}` is none.
     pub fn render(&self, text: &str) -> String {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let Some(line) = self.line.checked_sub(1).and_then(|index| text.lines().nth(index)) else {
@@ -48,7 +50,9 @@ impl Fault {
         };
         let shown = match self.hidden_from {
             Some(column) if column <= line.chars().count() => {
-                line.chars().take(column.saturating_sub(1)).chain(std::iter::once('…')).collect()
+                let start = line.char_indices().nth(column.saturating_sub(1)).map_or(line.len(), |(start, _)| start);
+                let (shown, hidden) = line.split_at(start);
+                if is_harmless(hidden) { line.to_owned() } else { format!("{shown}…") }
             }
             _ => line.to_owned(),
         };
@@ -63,6 +67,14 @@ impl Fault {
             .collect();
         format!("{self}\n  {number} | {shown}\n  {margin} | {indent}^")
     }
+}
+
+/// Whether what is left of a line is nothing, or a reference and nothing else.
+fn is_harmless(rest: &str) -> bool {
+    let value = rest.trim_start_matches([':', ' ', '\t']).trim_end();
+    let unquoted = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
+    let inner = unquoted.unwrap_or(value).strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+    value.is_empty() || inner.is_some_and(|inner| !inner.contains(['{', '}', '$']))
 }
 
 impl fmt::Display for Fault {
@@ -85,15 +97,27 @@ mod tests {
     fn a_fault_is_shown_with_its_line_and_a_caret() {
         let fault = Fault::new("b.c", Place { line: 2, column: 3 }, "is wrong".to_owned());
         assert_eq!(fault.render("b:\n  c: x\n"), "gateway.yaml:2:3: b.c: is wrong\n  2 |   c: x\n    |   ^");
-        let hiding = fault.clone().hiding_from(6);
-        assert_eq!(hiding.render("b:\n  c: x\n"), "gateway.yaml:2:3: b.c: is wrong\n  2 |   c: …\n    |   ^");
+        let hiding = fault.clone().hiding_from(4);
+        let shown = |line: &str| format!("gateway.yaml:2:3: b.c: is wrong\n  2 | {line}\n    |   ^");
+        for (line, expected) in [
+            ("  c: x", "  c…"),
+            ("  c:", "  c:"),
+            ("  c: ${X}", "  c: ${X}"),
+            ("  c: \"${file:/x}\"", "  c: \"${file:/x}\""),
+            ("  c: ${X}x", "  c…"),
+            ("  c: x${X}", "  c…"),
+            ("  c: ${X} ${Y}", "  c…"),
+            ("  c: '${X}", "  c…"),
+        ] {
+            assert_eq!(hiding.render(&format!("b:\n{line}\n")), shown(expected));
+        }
         let elsewhere = Fault::new("", Place { line: 9, column: 1 }, "ends early".to_owned());
         assert_eq!(elsewhere.render("b:"), "gateway.yaml:9:1: ends early");
     }
 
     #[test]
     fn machines_get_path_line_column_and_message() {
-        let fault = Fault::new("a", Place { line: 1, column: 4 }, "is wrong".to_owned()).hiding_from(1);
+        let fault = Fault::new("a", Place { line: 1, column: 4 }, "is wrong".to_owned());
         let json = serde_json::to_string(&fault).expect("plain data");
         assert_eq!(json, r#"{"path":"a","line":1,"column":4,"message":"is wrong"}"#);
     }

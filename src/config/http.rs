@@ -20,6 +20,9 @@ pub(super) fn access_control(keys: &mut Keys<'_, '_>) -> Option<AccessControl> {
         "[]",
         "Clients from these addresses and ranges are refused, on every path.",
     );
+    if keys.has("allow_cidrs") && allow_cidrs.as_ref().is_some_and(Vec::is_empty) {
+        keys.warn("allow_cidrs", "is empty, which lets every address in; name some, or remove the key");
+    }
     Some(AccessControl { allow_cidrs: allow_cidrs?, deny_cidrs: deny_cidrs? })
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::report::{Report, below, did_you_mean, item, one_of};
 use super::shape::Shape;
 use super::yaml::{Entry, Node, Value};
-use super::{Fault, Json, Secret};
+use super::{Json, Secret};
 use crate::domain::checksum::canonical;
 
 /// A value and the way to it.
@@ -141,12 +141,8 @@ pub(super) fn formed(form: &'static str) -> Kind<String> {
 pub(super) fn secret(min: usize) -> Kind<Secret<String>> {
     let kind = text_of(min, None, "");
     let read = move |at: At<'_>, report: &mut Report<'_>| {
-        let before = report.faults.len();
-        let value = (kind.read)(at, report);
-        for fault in &mut report.faults[before..] {
-            *fault = fault.clone().hiding_from(at.node.place.column);
-        }
-        value.map(Secret::new)
+        report.hide(at.node.place);
+        (kind.read)(at, report).map(Secret::new)
     };
     Kind::new(|| Shape::Secret, read)
 }
@@ -182,7 +178,8 @@ pub(super) fn whole<T: TryFrom<i64> + 'static>(min: i64, max: i64) -> Kind<T> {
         match value {
             Some(_) => report.means(at.path, number.to_string()),
             None if number < min => at.fault(report, format!("must be at least {min}")),
-            None => at.fault(report, format!("must be at most {max}")),
+            None if number > max => at.fault(report, format!("must be at most {max}")),
+            None => at.fault(report, "is too large"),
         }
         value
     };
@@ -355,8 +352,7 @@ pub(super) fn map<T: 'static>(name: fn(&str) -> Result<(), String>, kind: Kind<T
                 match name(key) {
                     Ok(()) => Some((key.clone(), value?)),
                     Err(message) => {
-                        let fault = Fault::new(&path, *place, message);
-                        report.faults.push(fault.hiding_from(place.column + key.chars().count()));
+                        report.fault(&path, *place, message);
                         None
                     }
                 }

@@ -38,7 +38,7 @@ pub(super) fn listen(keys: &mut Keys<'_, '_>) -> Option<Listen> {
     let host = host?;
     let is_loopback = matches!(host.as_str(), "127.0.0.1" | "localhost" | "::1");
     if !is_loopback && !keys.has("public_url") {
-        keys.fault("", "`public_url` is required unless `host` is 127.0.0.1, localhost or ::1");
+        keys.lacks("public_url", "`public_url` is required unless `host` is 127.0.0.1, localhost or ::1");
     }
     let trusted_proxies = trusted_proxies?;
     if trusted_proxies.iter().any(|network| network.prefix_len() == 0) {

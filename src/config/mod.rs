@@ -96,13 +96,12 @@ pub fn parse(text: &str, sources: &Sources<'_>) -> Result<Loaded, Vec<Fault>> {
     }
     expand::expand(&mut document.root, "", &mut report);
     let config = gateway::gateway(&document.root, &mut report);
-    report.faults.sort_by_key(|fault| (fault.line, fault.column));
-    report.warnings.sort_by_key(|fault| (fault.line, fault.column));
+    let (faults, warnings) = report.findings();
     match config {
-        Some(config) if report.faults.is_empty() => {
-            Ok(Loaded { config: Config { sha256: report.digest(), ..config }, warnings: report.warnings })
+        Some(config) if faults.is_empty() => {
+            Ok(Loaded { config: Config { sha256: report.digest(), ..config }, warnings })
         }
-        _ => Err(report.faults),
+        _ => Err(faults),
     }
 }
 

@@ -206,14 +206,17 @@ pub(super) fn oidc(keys: &mut Keys<'_, '_>) -> Option<Oidc> {
             keys.fault("client_secret", "must be absent with `token_endpoint_auth_method: private_key_jwt`");
         }
         (true, false, false) => {
-            keys.fault("", "`client_assertion` is required with `token_endpoint_auth_method: private_key_jwt`");
+            keys.lacks(
+                "client_assertion",
+                "`client_assertion` is required with `token_endpoint_auth_method: private_key_jwt`",
+            );
         }
         (false, has_secret, has_assertion) => {
             if has_assertion {
                 keys.fault("client_assertion", "is only allowed with `token_endpoint_auth_method: private_key_jwt`");
             }
             if !has_secret {
-                keys.fault("", "the key `client_secret` is missing");
+                keys.lacks("client_secret", "the key `client_secret` is missing");
             }
         }
         (true, false, true) => {}

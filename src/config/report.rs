@@ -21,6 +21,8 @@ pub(super) struct Report<'a> {
     meaning: BTreeMap<String, String>,
     /// Path → where it is written.
     places: HashMap<String, Place>,
+    /// From where on lines may hold a secret.
+    secrets: Vec<Place>,
 }
 
 impl<'a> Report<'a> {
@@ -32,6 +34,7 @@ impl<'a> Report<'a> {
             unknown_settings: Unknown::Refuse,
             meaning: BTreeMap::new(),
             places: HashMap::new(),
+            secrets: Vec::new(),
         }
     }
 
@@ -56,6 +59,26 @@ impl<'a> Report<'a> {
     /// Records where the value at `path` is written.
     pub(super) fn stands_at(&mut self, path: &str, place: Place) {
         self.places.insert(path.to_owned(), place);
+    }
+
+    /// From `place` on, the line may hold a secret: nobody is shown it, whatever is said about the line.
+    pub(super) fn hide(&mut self, place: Place) {
+        self.secrets.push(place);
+    }
+
+    /// Faults and warnings, each in the order of the file, and none showing a secret.
+    pub(super) fn findings(&mut self) -> (Vec<Fault>, Vec<Fault>) {
+        let sorted = |mut found: Vec<Fault>| {
+            found.sort_by_key(|fault| (fault.line, fault.column));
+            let secrets = &self.secrets;
+            let hidden =
+                |line: usize| secrets.iter().filter(|place| place.line == line).map(|place| place.column).min();
+            for fault in &mut found {
+                fault.hidden_from = hidden(fault.line);
+            }
+            found
+        };
+        (sorted(std::mem::take(&mut self.faults)), sorted(std::mem::take(&mut self.warnings)))
     }
 
     fn place_of(&self, path: &str) -> Place {
@@ -112,14 +135,18 @@ pub(super) fn one_of<'n>(names: impl Iterator<Item = &'n str>) -> String {
 
 /// `; did you mean …?` if one of `names` is close to `given`, otherwise nothing.
 pub(super) fn did_you_mean<'n>(given: &str, names: impl Iterator<Item = &'n str>) -> String {
+    nearest(given, names).map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
+}
+
+/// The one of `names` that is closest to `given`, if it is close.
+pub(super) fn nearest<'n>(given: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let simple = |name: &str| name.to_lowercase().replace(['-', ' '], "_");
     let given = simple(given);
     names
         .map(|name| (strsim::osa_distance(&given, &simple(name)), name))
         .min()
         .filter(|(distance, name)| *distance <= name.chars().count().max(3) / 3)
-        .map(|(_, name)| format!("; did you mean `{name}`?"))
-        .unwrap_or_default()
+        .map(|(_, name)| name)
 }
 
 #[cfg(test)]

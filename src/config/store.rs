@@ -23,13 +23,13 @@ pub(super) fn store(keys: &mut Keys<'_, '_>) -> Option<Store> {
         "How long one attempt to connect at start may take, in seconds.",
     );
     if (keys.has("username") || keys.has("password")) && !keys.has("postgres_url") {
-        keys.fault("", "`username` and `password` need a `postgres_url`");
+        keys.lacks("postgres_url", "`username` and `password` need a `postgres_url`");
     }
     let completed = address.map(|address| complete(address.reveal(), username.as_deref(), password.as_ref()));
     let postgres_url = match completed.transpose() {
         Ok(url) => url.map(Secret::new),
         Err(message) => {
-            keys.secret_fault("postgres_url", message);
+            keys.fault("postgres_url", message);
             None
         }
     };

@@ -80,7 +80,7 @@ pub(super) fn upstream(keys: &mut Keys<'_, '_>) -> Option<Upstream> {
     if let Provider::Mantle { .. } = provider
         && !keys.has("models")
     {
-        keys.fault("", "the key `models` is missing; provider mantle needs it");
+        keys.lacks("models", "the key `models` is missing; provider mantle needs it");
     }
     Some(Upstream {
         name: name.unwrap_or_else(|| provider.name().to_owned()),
@@ -155,8 +155,8 @@ fn anthropic_auth(keys: &mut Keys<'_, '_>) -> Option<AnthropicAuth> {
         return None;
     }
     if federated {
-        for name in FEDERATION.iter().filter(|name| !keys.has(name)).collect::<Vec<_>>() {
-            keys.fault("", format!("the key `{name}` is missing"));
+        for name in FEDERATION.into_iter().filter(|name| !keys.has(name)).collect::<Vec<_>>() {
+            keys.lacks(name, format!("the key `{name}` is missing"));
         }
         return Some(AnthropicAuth::WorkloadIdentity {
             federation_rule_id: rule?,

@@ -132,6 +132,7 @@ async fn start(gateway: &Gateway, input: &Input) -> Started {
             )),
         }
     }
+    started.lines.extend(gateway.policies.merge_notes());
     started.warnings.extend(models_without_a_price(gateway));
     started
 }

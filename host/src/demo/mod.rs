@@ -156,7 +156,8 @@ Sallyport is running at {gateway}
 Answers come from {answers}.
 Stop it with Ctrl-C. In another terminal, paste these three commands one by one:
 
-1. Start a sign-in, then open the printed address in your browser and pick a person.
+1. Start a sign-in. It prints an address: open it in your browser. The page asks "Is this your code?". Compare it with
+   the code at the end of the address, press "Yes, sign in", and pick a person.
 
 SIGN_IN=$(curl -sS -X POST {gateway}/oauth/device_authorization); printf '%s\n' "$SIGN_IN" | sed -n 's/.*"verification_uri_complete": *"\([^"]*\)".*/Open \1/p'
 

@@ -22,6 +22,10 @@ fn instructions_name_the_gateway_in_every_command() {
     let commands: Vec<_> = text.lines().filter(|line| line.contains("curl") || line.ends_with(" claude")).collect();
     assert_eq!(commands.len(), 4);
     assert!(commands.iter().all(|command| command.contains("http://127.0.0.1:9")));
+    // What the page says, word for word.
+    for words in ["\"Is this your code?\"", "\"Yes, sign in\""] {
+        assert!(text.contains(words), "{words}");
+    }
 }
 
 #[test]

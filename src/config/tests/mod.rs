@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 
 mod branding;
+mod every_key;
 mod providers;
 mod rendered;
 mod service_identities;
@@ -416,7 +417,7 @@ fn upstreams_are_judged() {
         ),
         (
             "upstreams:\n  - provider: bedrock\n    regoin: eu-central-1\n    auth: { aws_access_key_id: x }",
-            "2:5: upstreams[0]: the key `region` is missing\n3:5: upstreams[0].regoin: unknown key; did you mean `region`?\n4:11: upstreams[0].auth: `aws_access_key_id` and `aws_secret_access_key` belong together, `aws_session_token` to both",
+            "3:5: upstreams[0].regoin: unknown key; did you mean `region`?\n4:11: upstreams[0].auth: `aws_access_key_id` and `aws_secret_access_key` belong together, `aws_session_token` to both",
         ),
         (
             "upstreams: [{ provider: bedrock, region: us.evil.example/, guardrail: { id: x }, assume_role: { role_arn: 'arn:aws:iam::1:user/x' } }]",
@@ -659,6 +660,21 @@ fn risky_choices_are_warned_about() {
             "listen: { host: localhost, trusted_proxies: [0.0.0.0/0] }",
             "1:45: listen.trusted_proxies: trusts every peer: any client can then choose the address it is known by",
         ),
+        (
+            "access_control: { allow_cidrs: [], deny_cidrs: [10.0.0.0/8] }",
+            "1:32: access_control.allow_cidrs: is empty, which lets every address in; name some, or remove the key",
+        ),
+        (
+            "managed: { policies: [{ cli: { availableModels: [haiku, claude-fable-5] } }] }",
+            "1:23: managed.policies[0]: `availableModels` (haiku, claude-fable-5) leaves out the model that clients start with, an Opus or a Sonnet model: set `model`, or `enforceAvailableModels: true`",
+        ),
+        ("managed: { policies: [{ cli: { availableModels: [haiku], model: haiku } }] }", ""),
+        ("managed: { policies: [{ cli: { availableModels: [haiku], enforceAvailableModels: true } }] }", ""),
+        (
+            "managed: { policies: [{ match: { groups: [a] }, cli: { availableModels: [haiku] } }, { cli: { model: haiku } }] }",
+            "",
+        ),
+        ("managed: { policies: [{ cli: { availableModels: [haiku, claude-sonnet-4-6] } }] }", ""),
         ("cri: {}", "1:6: cri: has no effect: customer-routed inference is not supported"),
         (
             "telemetry: { forward_to: [{ url: 'https://otel.example.com' }] }",
@@ -731,10 +747,10 @@ fn the_digest_is_of_what_is_meant_not_of_what_is_written() {
 #[test]
 fn secrets_are_neither_printed_nor_shown() {
     let text = completed(
-        "session:\n  jwt_secret: hunter2\nstore:\n  postgres_url: hunter2\nadmin:\n  blockd_message: hunter2",
+        "session:\n  jwt_secret: hunter2\nstore:\n  postgres_url: hunter2\nadmin:\n  api_secret: hunter2\n  read_kyes: [{ id: a, key: hunter2 }]\n  write_keys: [{ id: a, kye: hunter2 }, { id: '', key: hunter2-hunter2-hunter2-hunter2- }]",
     );
-    let faults = parse(&text, &sources(false)).expect_err("three faults");
-    assert_eq!(faults.len(), 3);
+    let faults = parse(&text, &sources(false)).expect_err("six faults");
+    assert_eq!(faults.len(), 6, "{}", shown(&faults));
     for fault in &faults {
         let rendered = fault.render(&text);
         assert!(!rendered.contains("hunter2"), "{rendered}");
@@ -747,6 +763,36 @@ fn secrets_are_neither_printed_nor_shown() {
     }
     let loaded = load(include_str!("complete.yaml"));
     assert!(!format!("{loaded:?}").contains("0123456789abcdef0123456789abcdef"));
+}
+
+#[test]
+fn a_misspelt_key_is_one_fault_and_its_line_is_shown() {
+    check(&[
+        (
+            "oidc:\n  issuer: https://idp.example.com\n  clientid: x\n  client_secrt: ${OIDC_SECRET}",
+            "3:3: oidc.clientid: unknown key; did you mean `client_id`?\n4:3: oidc.client_secrt: unknown key; did you mean `client_secret`?",
+        ),
+        (
+            "upstrems: [{ provider: anthropic, auth: { api_key: x } }]\nupstreams: []",
+            "1:1: upstrems: unknown key; did you mean `upstreams`?\n2:12: upstreams: must have at least one entry",
+        ),
+        (
+            "listen: { public_ur: 'https://gateway.example.com' }",
+            "1:11: listen.public_ur: unknown key; did you mean `public_url`?",
+        ),
+        (
+            "upstreams: [{ provider: mantle, region: us-east-1, model: [x] }]",
+            "1:52: upstreams[0].model: unknown key; did you mean `models`?",
+        ),
+        (
+            "store: { postgres_uri: x, username: y }",
+            "1:10: store.postgres_uri: unknown key; did you mean `postgres_url`?",
+        ),
+    ]);
+    let text = completed("limits:\n  max_request_byte: 5\nsession:\n  jwt_secrte: ${NEW_SECRET}");
+    let faults = parse(&text, &sources(false)).expect_err("two faults");
+    assert!(faults[0].render(&text).contains("\n  2 |   max_request_byte: 5\n"), "{}", faults[0].render(&text));
+    assert!(faults[1].render(&text).contains("\n  4 |   jwt_secrte: ${NEW_SECRET}\n"), "{}", faults[1].render(&text));
 }
 
 #[test]
@@ -804,7 +850,7 @@ fn models_that_route_nothing_and_defaults_that_are_refused_are_warned_about() {
         ),
         (
             "managed: { policies: [{ match: { groups: [a] }, cli: { model: opus } }, { cli: { availableModels: [haiku] } }] }",
-            "1:23: managed.policies[0]: the default model `opus` is not in `availableModels` (haiku): its users start with a model that is refused",
+            "1:23: managed.policies[0]: the default model `opus` is not in `availableModels` (haiku): its users start with a model that is refused\n1:73: managed.policies[1]: `availableModels` (haiku) leaves out the model that clients start with, an Opus or a Sonnet model: set `model`, or `enforceAvailableModels: true`",
         ),
     ] {
         assert_eq!(shown(&load(text).warnings), expected, "{text}");

@@ -166,7 +166,7 @@ ca_roots_file = "/etc/ca.pem"
 }
 
 /// The documents that are rendered from the decoders and from the committed configuration, and where they are committed.
-fn rendered() -> [(&'static str, String); 4] {
+fn rendered() -> [(&'static str, String); 5] {
     let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/gateway.yaml"));
     let variables = variables(text).into_iter().map(|name| (name, "example".to_owned())).collect();
     let loaded = parse(text, &Sources { variables, files: &TestFiles, allow_loopback: false });
@@ -177,11 +177,12 @@ fn rendered() -> [(&'static str, String); 4] {
         (concat!(env!("CARGO_MANIFEST_DIR"), "/runtime-config.toml"), runtime_config),
         (concat!(env!("CARGO_MANIFEST_DIR"), "/docs/gateway.schema.json"), json_schema()),
         (concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md"), reference()),
+        (concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/tests/refusals.txt"), every_key::refusals()),
     ]
 }
 
 #[test]
-fn the_committed_schema_reference_and_spin_files_are_what_is_rendered() {
+fn the_committed_schema_reference_spin_files_and_refusals_are_what_is_rendered() {
     for (path, text) in rendered() {
         let committed = std::fs::read_to_string(path).unwrap_or_default();
         assert!(committed == text, "{path} is out of date; cargo test -p sallyport rewrite_the_rendered -- --ignored");

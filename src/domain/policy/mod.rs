@@ -271,6 +271,24 @@ impl Policies {
         self.list().iter().enumerate().map(explain).collect()
     }
 
+    /// What merging onto the catch-all changed, one line for each policy (auth contract §8.2).
+    pub fn merge_notes(&self) -> Vec<String> {
+        let Some(base) = self.base.filter(|_| self.mode == PolicyMode::FirstMatch) else { return Vec::new() };
+        let nothing = Json::new();
+        let below = self.list()[base].settings.as_ref().unwrap_or(&nothing);
+        let note = |(index, policy): (usize, &Policy)| {
+            let merged = policy.settings.as_ref().map(|own| merge_settings(below.clone(), own)).unwrap_or_default();
+            let changed: Vec<_> = merged
+                .iter()
+                .filter(|(key, value)| below.get(*key) != Some(value))
+                .map(|(key, _)| key.as_str())
+                .collect();
+            let what = if changed.is_empty() { "changes nothing".to_owned() } else { changed.join(", ") };
+            format!("managed policy {index} is merged onto policy {base}, the catch-all: {what}")
+        };
+        self.list().iter().enumerate().filter(|(index, _)| *index != base).map(note).collect()
+    }
+
     fn list(&self) -> &[Policy] {
         self.written.as_deref().unwrap_or_default()
     }

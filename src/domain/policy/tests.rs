@@ -300,6 +300,29 @@ fn every_policy_is_explained() {
     );
 }
 
+#[test]
+fn what_merging_changed_is_noted_for_each_policy() {
+    let notes = policies(
+        "
+managed:
+  policies:
+    - match: { groups: [a] }
+      cli: { model: opus, verbose: true, permissions: { deny: [Bash] } }
+    - match: { groups: [b] }
+    - cli: { verbose: true, permissions: { deny: [WebFetch] } }
+",
+    )
+    .merge_notes();
+    assert_eq!(
+        notes,
+        [
+            "managed policy 0 is merged onto policy 2, the catch-all: permissions, model",
+            "managed policy 1 is merged onto policy 2, the catch-all: changes nothing",
+        ]
+    );
+    assert_eq!(policies("managed: { policies: [{ match: { groups: [a] } }] }").merge_notes(), Vec::<String>::new());
+}
+
 /// Documents of a few keys, so that they collide.
 fn documents() -> impl Strategy<Value = Json> {
     let list = || proptest::collection::vec("[a-e]", 0..4);
