@@ -11,6 +11,7 @@ pub mod domain;
 mod endpoints;
 pub mod error;
 pub mod exchange;
+pub mod explanation;
 pub mod gateway;
 mod idp;
 mod keyring;

@@ -78,6 +78,7 @@ impl Route {
             "/v1/models" if get => Self::Models,
             "/api/oauth/usage" if get => Self::Usage,
             "/v1/organizations/analytics/cost"
+            | "/v1/organizations/explain"
             | "/v1/organizations/spend_limits"
             | "/v1/organizations/spend_reservations"
             | "/v1/organizations/usage" => Self::Organizations,

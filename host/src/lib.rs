@@ -19,6 +19,7 @@ mod instance;
 mod lane;
 mod listen;
 mod manifest;
+mod own_store;
 mod pool;
 mod presence;
 mod reload;

@@ -97,6 +97,16 @@ impl Settings {
         }
     }
 
+    /// The address of PostgreSQL, if the store is there. After [`Self::read_leniently`] it may lack a part.
+    pub(crate) fn postgres_url(&self) -> Result<Option<&str>, String> {
+        match self.config.store.postgres_url.as_ref().map(|address| address.reveal().as_str()) {
+            Some(address) if address.contains(STAND_IN) => {
+                Err("store.postgres_url mentions a variable or file that is not there".to_owned())
+            }
+            address => Ok(address),
+        }
+    }
+
     /// Writes the part of the file system that the component sees, below `state`, and says what is to be mounted where.
     pub(crate) fn mount(&self, state: &Path) -> std::io::Result<Mounts> {
         let snapshot = Snapshot::create(state)?;

@@ -26,7 +26,7 @@ upstreams:
 managed:
   policies:
     - match: { groups: [contractors] }
-      cli: { availableModels: [haiku] }
+      cli: { availableModels: [haiku], model: haiku }
     - match: { groups: [engineering] }
       cli: { availableModels: [opus], permissions: { deny: [WebFetch] } }
     - cli: { permissions: { deny: [Bash] } }
@@ -139,12 +139,54 @@ fn explain_says_which_policy_counts_what_it_merges_to_and_where_a_model_goes() {
     assert_eq!(upstreams[1]["model"], "anthropic.claude-opus-4-8", "{upstreams}");
     assert_eq!(said["model"]["denied"], Value::Null);
     let models = said["models"].as_array().expect("a list");
-    assert!(!models.is_empty() && models.iter().all(|id| id.as_str().is_some_and(|id| id.contains("opus"))));
+    let is_opus = |model: &Value| model["id"].as_str().is_some_and(|id| id.contains("opus"));
+    assert!(!models.is_empty() && models.iter().all(|model| is_opus(model) && model["source"] == "built in"));
+    assert_eq!(said["upstreams"][0]["reason"], "only for the groups research");
+    assert_eq!(said["upstreams"][1]["models"].as_array().map(Vec::len), Some(models.len()));
+    assert_eq!(said["caps"], serde_json::json!({ "status": "not_metered" }));
 
     let text = stdout(&run(directory.path(), &arguments));
-    for line in ["  1: matches: in the group engineering", "  1. second (bedrock) as anthropic.claude-opus-4-8"] {
+    for line in [
+        "  0: does not match: not in any of the groups contractors",
+        "  1: matches: in the group engineering",
+        "  claude-opus-4-8           built in",
+        "  1. first (anthropic): not for this person: only for the groups research",
+        "  2. second (bedrock): all of these models",
+        "  1. second (bedrock) as anthropic.claude-opus-4-8",
+        "  none: without an `admin` section nothing is metered or limited",
+    ] {
         assert!(text.lines().any(|found| found == line), "{line:?} is not in:\n{text}");
     }
+}
+
+#[test]
+fn explain_says_when_there_is_no_store_to_read_caps_from_and_makes_none() {
+    let directory = directory_with(&format!("{GATEWAY}admin: {{}}\n"));
+    let output = run(directory.path(), &["explain", "--email", "ada@example.com"]);
+    assert!(output.status.success(), "{output:?}");
+    let text = stdout(&output);
+    assert!(text.contains("Caps:\n  unknown: .sallyport/sqlite.db is not there"), "{text}");
+    assert!(!directory.path().join(".sallyport").exists());
+
+    let elsewhere = "admin: {}\nstore: { postgres_url: 'postgres://${DATABASE_USER}@127.0.0.1:9/none' }\n";
+    let directory = directory_with(&format!("{GATEWAY}{elsewhere}"));
+    let text = stdout(&run(directory.path(), &["explain", "--groups", "engineering"]));
+    assert!(text.contains("unknown: store.postgres_url mentions a variable"), "{text}");
+}
+
+#[test]
+fn import_says_what_is_wrong_with_the_other_database_before_it_touches_its_own() {
+    let directory = directory_with(GATEWAY);
+    for (from, expected) in [
+        ("mysql://db.example.com/x", "--from: the PostgreSQL address"),
+        ("postgres://somebody:hunter2@127.0.0.1:9/none", "--from: cannot connect to 127.0.0.1:9"),
+    ] {
+        let output = run(directory.path(), &["import", "--from", from]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(expected) && !said.contains("hunter2"), "{said}");
+    }
+    assert!(!directory.path().join(".sallyport").exists());
 }
 
 #[test]

@@ -235,7 +235,7 @@ impl Store<'_> {
 const POOL_SPENT: &str = "COALESCE((SELECT s.nanos FROM spend s WHERE s.kind = 'pool' AND s.principal = l.scope_id \
      AND s.period = $2 AND l.scope_type = 'rbac_group'), 0)";
 
-fn entry(scope: &Scope, period: Period) -> String {
+pub(super) fn entry(scope: &Scope, period: Period) -> String {
     format!("{}:{}:{}", scope.kind(), scope.id(), period.name())
 }
 

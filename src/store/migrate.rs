@@ -82,6 +82,12 @@ impl Store<'_> {
         Ok(done)
     }
 
+    /// How many are not applied yet.
+    pub(super) async fn missing_migrations(&self) -> Result<usize, StoreError> {
+        let applied = self.applied().await?;
+        Ok(MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.number)).count())
+    }
+
     async fn applied(&self) -> Result<Vec<i64>, StoreError> {
         match self.db.run("SELECT number FROM schema_migrations", &[]).await {
             Ok(rows) => Ok(rows

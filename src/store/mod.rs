@@ -8,6 +8,7 @@ pub mod cache;
 mod counters;
 mod device_grants;
 mod identities;
+pub mod import;
 pub mod key_ring;
 pub mod key_value;
 mod limits;
@@ -26,7 +27,7 @@ use crate::ports::{Db, DbError, Row, Value};
 
 pub use alerts::{DueAlert, NewAlert};
 pub use device_grants::NewGrant;
-pub use identities::Identity;
+pub use identities::{Identity, Seen};
 pub use limits::{Change, Edge, Page, Recorded, Stored};
 pub use reports::{CostQuery, CostRow, PrincipalRow, PrincipalsQuery};
 pub use sessions::{EndedSession, NewSession, Refreshed, SessionRow, SessionsQuery};
@@ -130,6 +131,8 @@ fn as_text(text: impl Into<String>) -> Value {
     Value::Text(if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text })
 }
 
+#[cfg(test)]
+mod import_tests;
 #[cfg(test)]
 mod reservation_tests;
 #[cfg(test)]

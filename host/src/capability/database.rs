@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 type Job = Box<dyn FnOnce(&Connection) + Send>;
@@ -34,8 +34,19 @@ impl Database {
         // Readers do not wait for the writer; a crash of the machine loses at most the last commits, never the file.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.execute_batch(setup)?;
+        Self::of(connection, path)
+    }
+
+    /// Opens the file at `path`, which must be there, and changes nothing in it.
+    pub(crate) fn open_for_reading(path: &Path) -> rusqlite::Result<Self> {
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        Self::of(connection, path)
+    }
+
+    fn of(connection: Connection, path: &Path) -> rusqlite::Result<Self> {
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         let (jobs, waiting) = mpsc::channel::<Job>();
         let work = move || {
             for job in waiting {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
 use rustls::pki_types::ServerName;
+use sallyport::ports;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
@@ -189,6 +190,29 @@ impl Address {
         };
         let size = usize::try_from(limits.connections)?;
         Ok(Pool::builder(manager).max_size(size).runtime(Runtime::Tokio1).timeouts(timeouts).build()?)
+    }
+
+    /// A pool for the command line itself, without the component.
+    pub(crate) fn direct(&self, limits: Limits) -> anyhow::Result<Direct> {
+        Ok(Direct(self.pool(limits)?))
+    }
+
+    /// One connection, for reading somebody else's database.
+    pub(crate) async fn client(&self, limits: Limits) -> Result<tokio_postgres::Client, String> {
+        let tls = self.tls().map_err(|error| format!("{error:#}"))?;
+        let (client, connection) = self.config(limits).connect(tls).await.map_err(|error| describe(&error))?;
+        // It ends with the client; whoever waits for an answer then is told why.
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// The same address with `password`, if it has none.
+    #[must_use]
+    pub(crate) fn or_password(mut self, password: Option<String>) -> Self {
+        if let Some(password) = password.filter(|_| self.config.get_password().is_none()) {
+            self.config.password(password);
+        }
+        self
     }
 
     /// Connects once and leaves again: whether the database can be reached, as a check before the start.
@@ -431,6 +455,17 @@ impl Parameter {
     }
 }
 
+impl Parameter {
+    fn own(value: &ports::Value) -> Self {
+        match value {
+            ports::Value::Null => Self::Null,
+            ports::Value::Integer(integer) => Self::Integer(*integer),
+            ports::Value::Text(text) => Self::Text(text.clone()),
+            ports::Value::Bytes(bytes) => Self::Bytes(bytes.clone()),
+        }
+    }
+}
+
 impl ToSql for Parameter {
     fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         match self {
@@ -531,6 +566,46 @@ async fn query(pool: &Pool, statement: &str, parameters: Vec<ParameterValue>) ->
 async fn execute(pool: &Pool, statement: &str, parameters: Vec<ParameterValue>) -> Result<u64, Error> {
     let parameters: Vec<Parameter> = parameters.into_iter().map(Parameter::of).collect::<Result<_, _>>()?;
     Ok(run(pool, statement, &parameters, Wanted::Count).await?.changed)
+}
+
+/// The configured database, used by the command line itself.
+pub(crate) struct Direct(Pool);
+
+#[async_trait::async_trait(?Send)]
+impl ports::Db for Direct {
+    async fn run(&self, statement: &str, parameters: &[ports::Value]) -> Result<Vec<ports::Row>, ports::DbError> {
+        let parameters: Vec<Parameter> = parameters.iter().map(Parameter::own).collect();
+        let outcome = run(&self.0, statement, &parameters, Wanted::Rows).await.map_err(own_error)?;
+        let own = |found: &Row| row(found)?.into_iter().map(own_value).collect();
+        outcome.rows.iter().map(own).collect::<Result<_, _>>().map_err(own_error)
+    }
+
+    fn dialect(&self) -> ports::Dialect {
+        ports::Dialect::Postgres
+    }
+}
+
+fn own_value(value: DbValue) -> Result<ports::Value, Error> {
+    Ok(match value {
+        DbValue::DbNull => ports::Value::Null,
+        DbValue::Int16(integer) => ports::Value::Integer(integer.into()),
+        DbValue::Int32(integer) => ports::Value::Integer(integer.into()),
+        DbValue::Int64(integer) => ports::Value::Integer(integer),
+        DbValue::Str(text) => ports::Value::Text(text),
+        DbValue::Binary(bytes) => ports::Value::Bytes(bytes),
+        _ => return Err(Error::ValueConversionFailed("a column is neither a whole number, text nor bytes".to_owned())),
+    })
+}
+
+fn own_error(error: Error) -> ports::DbError {
+    match error {
+        Error::ConnectionFailed(message) => ports::DbError::Unavailable(message),
+        Error::QueryFailed(QueryError::DbError(error)) => ports::DbError::Refused(error.as_text),
+        Error::QueryFailed(QueryError::Text(message))
+        | Error::BadParameter(message)
+        | Error::ValueConversionFailed(message)
+        | Error::Other(message) => ports::DbError::Refused(message),
+    }
 }
 
 impl Host for Instance {}

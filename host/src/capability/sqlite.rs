@@ -2,6 +2,7 @@
 
 use rusqlite::ErrorCode;
 use rusqlite::types::{ToSqlOutput, ValueRef};
+use sallyport::ports;
 use wasmtime::component::{Accessor, FutureReader, Resource, StreamReader};
 
 use super::Imports;
@@ -32,6 +33,59 @@ impl SqliteDatabases {
         // A resource is made by `find` only.
         self.0[connection.rep() as usize].1.clone()
     }
+}
+
+/// One database, used by the command line itself.
+pub(crate) struct Direct(Database);
+
+impl Direct {
+    /// The file at `path`, which is made if it is not there.
+    pub(crate) fn open(path: &std::path::Path) -> rusqlite::Result<Self> {
+        Database::open(path, "").map(Self)
+    }
+
+    /// The file at `path`, which must be there and is not changed.
+    pub(crate) fn open_for_reading(path: &std::path::Path) -> rusqlite::Result<Self> {
+        Database::open_for_reading(path).map(Self)
+    }
+}
+
+#[async_trait::async_trait(?Send)]
+impl ports::Db for Direct {
+    async fn run(&self, statement: &str, parameters: &[ports::Value]) -> Result<Vec<ports::Row>, ports::DbError> {
+        let statement = statement.replace('$', "?");
+        let parameters = parameters.iter().map(own_parameter).collect();
+        let outcome = self.0.run(move |connection| execute(connection, &statement, parameters)).await;
+        let outcome = outcome.map_err(|gone| ports::DbError::Unavailable(gone.to_string()))?;
+        let (_, rows) = outcome.map_err(|error| match failed(&error) {
+            Error::Io(message) => ports::DbError::Refused(message),
+            _ => ports::DbError::Unavailable(error.to_string()),
+        })?;
+        rows.into_iter().map(|row| row.values.into_iter().map(own_value).collect()).collect()
+    }
+
+    fn dialect(&self) -> ports::Dialect {
+        ports::Dialect::Sqlite
+    }
+}
+
+fn own_parameter(value: &ports::Value) -> Value {
+    match value {
+        ports::Value::Null => Value::Null,
+        ports::Value::Integer(integer) => Value::Integer(*integer),
+        ports::Value::Text(text) => Value::Text(text.clone()),
+        ports::Value::Bytes(bytes) => Value::Blob(bytes.clone()),
+    }
+}
+
+fn own_value(value: Value) -> Result<ports::Value, ports::DbError> {
+    Ok(match value {
+        Value::Null => ports::Value::Null,
+        Value::Integer(integer) => ports::Value::Integer(integer),
+        Value::Text(text) => ports::Value::Text(text),
+        Value::Blob(bytes) => ports::Value::Bytes(bytes),
+        Value::Real(_) => return Err(ports::DbError::Refused("a column is a floating-point number".to_owned())),
+    })
 }
 
 /// Columns and rows of a statement.

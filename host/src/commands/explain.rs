@@ -1,32 +1,44 @@
-//! `sallyport explain`: what a configuration means for one person: policy, settings, models, upstreams.
+//! `sallyport explain`: what a configuration means for one person: policy, settings, models, upstreams, caps. What there
+//! is to say is found out in `sallyport::explanation`; here it is asked for and printed.
 
-use std::path::PathBuf;
+use std::cell::Cell;
 
 use clap::Args;
-use sallyport::config::{Config, Json, Oidc};
-use sallyport::domain::identity::Claims;
-use sallyport::domain::policy::{Caller, Effective, Explanation, Outcome, Policies};
-use sallyport::domain::providers::{self, Choice};
-use sallyport::upstream::catalog::{self, Catalog};
-use serde_json::{Value, json};
+use sallyport::config::Json;
+use sallyport::domain::policy::Policies;
+use sallyport::domain::spend::limit::Scope;
+use sallyport::explanation::{
+    Budget, Cap, Caps, Explanation, GroupsFrom, Person, Question, Spending, Way, look_up, word,
+};
+use sallyport::store::Store;
+use sallyport::upstream::catalog::Catalog;
 
-use super::{Faults, print};
+use super::{Common, Faults, print};
+use crate::console;
+use crate::own_store::OwnStore;
 use crate::settings::Settings;
 
 /// Arguments of `explain`.
 #[derive(Args)]
-#[command(after_help = "Nothing is connected to, and secrets that the configuration mentions need not be there.\n\
-                        Exit codes: 0 explained, whatever the answer; 1 the configuration has faults; 2 misused.")]
+#[command(
+    after_help = "The configured store is read for caps and for what the person's last request said, if it is there; \
+                  nothing is created or written.\nSecrets that the configuration mentions need not be there.\nA running \
+                  gateway answers the same at GET /v1/organizations/explain.\nExit codes: 0 explained, whatever the \
+                  answer; 1 the configuration has faults; 2 misused."
+)]
 pub(crate) struct Arguments {
-    /// The configuration
-    #[arg(long, value_name = "FILE", default_value = "gateway.yaml")]
-    config: PathBuf,
+    #[command(flatten)]
+    common: Common,
     /// The person's e-mail address, as the identity provider tells it
     #[arg(long, value_name = "ADDRESS")]
     email: Option<String>,
-    /// The person's groups, with commas between them
+    /// The person's groups, with commas between them; without it, those of their last request
     #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
-    groups: Vec<String>,
+    groups: Option<Vec<String>>,
+    /// The session's `sub`, under which caps of a single person are kept; without it, that of the last request with the
+    /// e-mail address
+    #[arg(long, value_name = "SUB")]
+    user_id: Option<String>,
     /// Also say where a request for this model would go
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
@@ -36,225 +48,177 @@ pub(crate) struct Arguments {
 }
 
 /// Explains.
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Faults> {
-    let config = Settings::read_leniently(&arguments.config)?.config;
-    let answer = Answer::of(&config, arguments);
-    if arguments.json {
-        print(&answer.json().to_string());
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Faults> {
+    let Arguments { common, email, groups, user_id, model, json } = arguments;
+    let settings = Settings::read_leniently(&common.config)?;
+    let question = Question { email, groups, user_id, model };
+    let (person, spending) = match ask_the_store(&settings, &common, &question).await {
+        Ok((person, spending)) => (person, spending),
+        Err(Faults(reasons)) => (Person::of(&question), Spending::Unknown(reasons.join("; "))),
+    };
+    let config = &settings.config;
+    let (policies, catalog) = (Policies::new(config), Catalog::of(config));
+    let explanation = Explanation::of(config, &policies, &catalog, person, question.model.as_deref(), spending);
+    if json {
+        print(&explanation.to_json().to_string());
     } else {
-        print(answer.text().trim_end());
+        print(&text(&explanation));
     }
     Ok(())
 }
 
-/// Everything there is to say about one person.
-struct Answer<'a> {
-    arguments: &'a Arguments,
-    /// Why they cannot sign in; `None` also when that cannot be told from here.
-    refusal: Option<String>,
-    policies: Vec<Explanation>,
-    effective: Option<std::rc::Rc<Effective>>,
-    /// Policies that are merged, in list order.
-    contributors: Vec<usize>,
-    models: Vec<String>,
-    route: Option<Route>,
+async fn ask_the_store(
+    settings: &Settings,
+    common: &Common,
+    question: &Question,
+) -> Result<(Person, Spending), Faults> {
+    let db = OwnStore::of(settings, common)?.open_for_reading().await?;
+    // Nothing is migrated here.
+    let is_migrated = Cell::new(true);
+    let at = console::now();
+    let (person, standing) = look_up(Store::new(&db, &is_migrated), question, at).await.map_err(anyhow::Error::from)?;
+    Ok((person, Spending::Known { standing, at }))
 }
 
-/// Where a request for a model would go.
-struct Route {
-    model: String,
-    /// Why the policy does not let it through.
-    denied: Option<String>,
-    upstreams: Vec<Stop>,
+fn text(explanation: &Explanation) -> String {
+    let mut lines = vec![about(&explanation.person)];
+    if let Some(refusal) = &explanation.refusal {
+        lines.push(format!("Sign-in: refused: {refusal}"));
+    }
+    lines.push("\nPolicies:".to_owned());
+    if explanation.policies.is_empty() {
+        lines.push("  none are configured: nothing is restricted, no settings are delivered".to_owned());
+    }
+    for policy in &explanation.policies {
+        lines.push(format!("  {}: {}: {}", policy.index, word(policy.outcome), policy.reason));
+    }
+    if !explanation.policies.is_empty() && explanation.contributors.is_empty() {
+        lines.push("  none matches: no model is restricted, no settings are delivered".to_owned());
+    }
+    if let Some(effective) = &explanation.effective {
+        lines.push(format!("\nSettings ({}):", effective.checksum));
+        lines.push(pretty(&effective.settings));
+        if let Some(desktop) = &effective.desktop {
+            lines.push("\nClaude Desktop:".to_owned());
+            lines.push(pretty(desktop));
+        }
+    }
+    models(explanation, &mut lines);
+    lines.push("\nUpstreams, in the order in which they are tried:".to_owned());
+    lines.extend(explanation.upstreams.iter().enumerate().map(|(index, way)| line_of(index, way, explanation)));
+    route(explanation, &mut lines);
+    lines.push("\nCaps:".to_owned());
+    caps(&explanation.caps, &explanation.person, &mut lines);
+    lines.join("\n")
 }
 
-struct Stop {
-    upstream: String,
-    provider: &'static str,
-    /// What the upstream gets as the model, or why it is not tried.
-    outcome: Result<String, String>,
+fn about(person: &Person) -> String {
+    let email = person.email.as_deref().unwrap_or("somebody without an e-mail address");
+    let user_id = person.user_id.as_ref().map(|id| format!(" (sub {id})")).unwrap_or_default();
+    let source = if person.groups_from == GroupsFrom::LastSeen { ", as of their last request" } else { "" };
+    match person.groups.as_slice() {
+        [] => format!("{email}{user_id}, in no group{source}"),
+        groups => format!("{email}{user_id}, in {}{source}", groups.join(", ")),
+    }
 }
 
-impl<'a> Answer<'a> {
-    fn of(config: &Config, arguments: &'a Arguments) -> Self {
-        let caller = Caller { groups: &arguments.groups, email: arguments.email.as_deref() };
-        let policies = Policies::new(config);
-        let catalog = Catalog::of(config);
-        let selection = policies.select(caller);
-        let effective = selection.as_ref().map(|selection| policies.effective_of(selection));
-        let denied = |model: &str| denied(effective.as_deref(), model);
-        let list = catalog.list(&config.upstreams, &arguments.groups, |model| denied(model).is_none());
-        let route = arguments.model.as_ref().map(|model| Route {
-            model: model.clone(),
-            denied: denied(model),
-            upstreams: stops(config, &catalog, &arguments.groups, model),
+fn models(explanation: &Explanation, lines: &mut Vec<String>) {
+    lines.push("\nModels:".to_owned());
+    if explanation.models.is_empty() {
+        lines.push("  none".to_owned());
+    }
+    let width = explanation.models.iter().map(|model| model.id.chars().count()).max().unwrap_or_default();
+    lines.extend(explanation.models.iter().map(|model| format!("  {:width$}  {}", model.id, model.source())));
+    if explanation.models.iter().any(|model| model.configured.is_none()) {
+        lines.push(
+            "  (built in: from the gateway's own list; `auto_include_builtin_models: false` leaves it out)".to_owned(),
+        );
+    }
+}
+
+fn line_of(index: usize, way: &Way, explanation: &Explanation) -> String {
+    let name = format!("  {}. {} ({})", index + 1, way.upstream, way.provider);
+    match &way.serves {
+        Err(reason) => format!("{name}: not for this person: {reason}"),
+        Ok(models) if models.is_empty() => format!("{name}: none of these models"),
+        Ok(models) if models.len() == explanation.models.len() => format!("{name}: all of these models"),
+        Ok(models) => format!("{name}: {}", models.join(", ")),
+    }
+}
+
+fn route(explanation: &Explanation, lines: &mut Vec<String>) {
+    let Some(route) = &explanation.route else { return };
+    lines.push(format!("\nA request for {}:", route.model));
+    if let Some(denied) = &route.denied {
+        lines.push(format!("  refused: {denied}"));
+    }
+    let mut turn = 0;
+    for stop in &route.stops {
+        lines.push(match &stop.outcome {
+            Ok(model) => {
+                turn += 1;
+                format!("  {turn}. {} ({}) as {model}", stop.upstream, stop.provider)
+            }
+            Err(reason) => format!("  -  {} ({}): {reason}", stop.upstream, stop.provider),
         });
-        Self {
-            arguments,
-            refusal: refusal(config, arguments),
-            policies: policies.explain(caller),
-            contributors: selection.map(|selection| selection.contributors).unwrap_or_default(),
-            effective,
-            models: list.data.into_iter().map(|model| model.id).collect(),
-            route,
-        }
     }
-
-    fn settings(&self) -> Json {
-        self.effective.as_ref().map(|effective| effective.settings.clone()).unwrap_or_default()
-    }
-
-    fn json(&self) -> Value {
-        let policies: Vec<_> = self
-            .policies
-            .iter()
-            .map(|policy| json!({ "index": policy.index, "outcome": word(policy.outcome), "reason": policy.reason }))
-            .collect();
-        let stop = |stop: &Stop| {
-            let (model, reason) = match &stop.outcome {
-                Ok(model) => (Some(model), None),
-                Err(reason) => (None, Some(reason)),
-            };
-            json!({ "upstream": stop.upstream, "provider": stop.provider, "model": model, "reason": reason })
-        };
-        json!({
-            "email": self.arguments.email,
-            "groups": self.arguments.groups,
-            "sign_in_refused": self.refusal,
-            "policies": policies,
-            "merged": self.contributors,
-            "settings": self.effective.as_ref().map(|effective| &effective.settings),
-            "checksum": self.effective.as_ref().map(|effective| &effective.checksum),
-            "desktop": self.effective.as_ref().and_then(|effective| effective.desktop.as_ref()),
-            "models": self.models,
-            "model": self.route.as_ref().map(|route| json!({
-                "requested": route.model,
-                "denied": route.denied,
-                "upstreams": route.upstreams.iter().map(stop).collect::<Vec<_>>(),
-            })),
-        })
-    }
-
-    fn text(&self) -> String {
-        let mut lines = Vec::new();
-        let email = self.arguments.email.as_deref().unwrap_or("without an e-mail address");
-        lines.push(match self.arguments.groups.as_slice() {
-            [] => format!("{email}, in no group"),
-            groups => format!("{email}, in {}", groups.join(", ")),
-        });
-        if let Some(refusal) = &self.refusal {
-            lines.push(format!("Sign-in: refused: {refusal}"));
-        }
-        lines.push("\nPolicies:".to_owned());
-        if self.policies.is_empty() {
-            lines.push("  none are configured: nothing is restricted, no settings are delivered".to_owned());
-        }
-        for policy in &self.policies {
-            lines.push(format!("  {}: {}: {}", policy.index, word(policy.outcome), policy.reason));
-        }
-        if !self.policies.is_empty() && self.contributors.is_empty() {
-            lines.push("  none matches: no model is restricted, no settings are delivered".to_owned());
-        }
-        if let Some(effective) = &self.effective {
-            lines.push(format!("\nSettings ({}):", effective.checksum));
-            lines.push(pretty(&self.settings()));
-            if let Some(desktop) = &effective.desktop {
-                lines.push("\nClaude Desktop:".to_owned());
-                lines.push(pretty(desktop));
-            }
-        }
-        lines.push("\nModels:".to_owned());
-        match self.models.as_slice() {
-            [] => lines.push("  none".to_owned()),
-            models => lines.extend(models.iter().map(|model| format!("  {model}"))),
-        }
-        if let Some(route) = &self.route {
-            lines.push(format!("\nA request for {}:", route.model));
-            if let Some(denied) = &route.denied {
-                lines.push(format!("  refused: {denied}"));
-            }
-            let mut turn = 0;
-            for stop in &route.upstreams {
-                lines.push(match &stop.outcome {
-                    Ok(model) => {
-                        turn += 1;
-                        format!("  {turn}. {} ({}) as {model}", stop.upstream, stop.provider)
-                    }
-                    Err(reason) => format!("  -  {} ({}): {reason}", stop.upstream, stop.provider),
-                });
-            }
-            if turn == 0 {
-                lines.push("  refused: no upstream takes it".to_owned());
-            }
-        }
-        lines.join("\n")
+    if turn == 0 {
+        lines.push("  refused: no upstream takes it".to_owned());
     }
 }
 
-/// Why the policy does not let `model` through, as `/v1/messages` decides it.
-fn denied(effective: Option<&Effective>, model: &str) -> Option<String> {
-    let effective = effective?;
-    if effective.available_models().is_some_and(|models| !catalog::allows(&models, model)) {
-        return Some("it is not in the policy's `availableModels`".to_owned());
+fn caps(caps: &Caps, person: &Person, lines: &mut Vec<String>) {
+    match caps {
+        Caps::NotMetered => lines.push("  none: without an `admin` section nothing is metered or limited".to_owned()),
+        Caps::Unknown(reason) => lines.push(format!("  unknown: {reason}")),
+        Caps::Known { periods, pools, is_blocked } => {
+            lines.extend(periods.iter().map(cap));
+            lines.extend(pools.iter().map(budget));
+            if *is_blocked {
+                lines.push("  a request would be refused now".to_owned());
+            }
+            if person.user_id.is_none() {
+                lines.push(
+                    "  (without caps of this person alone: nobody was seen with this address; say --user-id)"
+                        .to_owned(),
+                );
+            }
+        }
     }
-    catalog::allows(&effective.denied_models(), model).then(|| "it is in the policy's `deniedModels`".to_owned())
 }
 
-fn stops(config: &Config, catalog: &Catalog, groups: &[String], model: &str) -> Vec<Stop> {
-    let stop = |upstream: &sallyport::config::Upstream| {
-        let outcome = if catalog::may_use(upstream, groups) {
-            catalog.resolve(model, upstream).map_err(|reason| reason.to_string())
-        } else {
-            let required = upstream.groups.as_deref().unwrap_or_default().join(", ");
-            Err(format!("only for the groups {required}"))
-        };
-        Stop { upstream: upstream.name.clone(), provider: upstream.provider.name(), outcome }
+fn cap(cap: &Cap) -> String {
+    let name = cap.period.name();
+    let spent = dollars(cap.spent.whole_cents());
+    let Some((scope, id)) = &cap.source else { return format!("  {name}: no cap; {spent} spent") };
+    let whose = match scope {
+        Scope::Organization => "the organization's".to_owned(),
+        Scope::Group(group) => format!("the group {group}'s"),
+        Scope::User(_) => "their own".to_owned(),
     };
-    config.upstreams.iter().map(stop).collect()
+    match cap.amount {
+        None => format!("  {name}: unlimited, {whose} cap {id}; {spent} spent"),
+        Some(amount) => format!(
+            "  {name}: {} ({whose} cap {id}), {spent} spent, starts again {}",
+            dollars(amount),
+            cap.resets.to_rfc3339()
+        ),
+    }
 }
 
-/// Whether the identity provider's word would let the person sign in, told with the claims that the configuration reads.
-/// Claims below other claims cannot be made up here.
-fn refusal(config: &Config, arguments: &Arguments) -> Option<String> {
-    let email = arguments.email.as_ref()?;
-    let Choice::Made(oidc) = providers::choose(&config.oidc, None, Some(email)) else {
-        // Nobody has this domain for their own: any of those that are offered by name may let the person in.
-        let refusals: Vec<_> =
-            providers::offered(&config.oidc).map(|provider| refusal_of(config, provider, email, arguments)).collect();
-        return match refusals.iter().all(Option::is_some) {
-            true => Some(
-                refusals.into_iter().flatten().next().unwrap_or("no identity provider signs in this domain".to_owned()),
-            ),
-            false => None,
-        };
+fn budget(budget: &Budget) -> String {
+    let state = match (budget.is_paused, budget.pays) {
+        (true, _) => ", paused",
+        (false, true) => ", pays the next request",
+        (false, false) => "",
     };
-    refusal_of(config, oidc, email, arguments)
+    let (amount, spent) = (dollars(budget.amount), dollars(budget.spent.whole_cents()));
+    format!("  shared by the group {}: {amount} a month, {spent} spent{state}", budget.group)
 }
 
-/// The same, of one provider.
-fn refusal_of(config: &Config, oidc: &Oidc, email: &str, arguments: &Arguments) -> Option<String> {
-    let names = [&oidc.email_claim.first()?.0, &oidc.groups_claim.0, &oidc.user_id_claim.0];
-    if names.iter().any(|name| name.starts_with('/')) {
-        return None;
-    }
-    let mut claims = Json::new();
-    claims.insert("sub".to_owned(), json!("explained"));
-    claims.insert(names[2].clone(), json!("explained"));
-    claims.insert(names[1].clone(), json!(arguments.groups));
-    claims.insert(names[0].clone(), json!(email));
-    claims.insert("email_verified".to_owned(), json!(true));
-    let identity = Claims::of_id_token(claims).identity(oidc);
-    let identity = identity.and_then(|identity| providers::keep_apart(&config.oidc, oidc, identity));
-    identity.err().map(|refusal| refusal.to_string())
-}
-
-const fn word(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Selected => "matches",
-        Outcome::Contributes => "merged below",
-        Outcome::Shadowed => "shadowed",
-        Outcome::DoesNotMatch => "does not match",
-    }
+/// Cents as dollars.
+fn dollars(cents: i64) -> String {
+    format!("${}.{:02}", cents / 100, cents % 100)
 }
 
 fn pretty(document: &Json) -> String {

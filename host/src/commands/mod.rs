@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod explain;
+mod import;
 mod keys;
 mod limits;
 mod migrate;
@@ -38,12 +39,14 @@ enum Command {
     Demo(demo::Arguments),
     /// Check a configuration and list every fault
     Check(check::Arguments),
-    /// Say what the configuration means for one person: policy, settings, models, upstreams
+    /// Say what the configuration means for one person: policy, settings, models, upstreams, caps
     Explain(explain::Arguments),
     /// Print the JSON Schema of gateway.yaml, for editors
     Schema(schema::Arguments),
     /// Write what a deployment needs besides gateway.yaml
     Render(render::Arguments),
+    /// Take over caps, spend, identities and audit rows from a reference gateway's database
+    Import(import::Arguments),
     /// Bring the database up to date
     Migrate(migrate::Arguments),
     /// Look at and rotate the keys that sign sessions
@@ -103,7 +106,8 @@ pub fn main() -> ExitCode {
             Command::Serve(arguments) | Command::Gateway(arguments) => serve::run(arguments).await.map(done),
             Command::Demo(arguments) => demo::run(arguments).await.map(done),
             Command::Check(arguments) => check::run(&arguments).await,
-            Command::Explain(arguments) => explain::run(&arguments).map(done),
+            Command::Explain(arguments) => explain::run(arguments).await.map(done),
+            Command::Import(arguments) => import::run(arguments).await.map(done),
             Command::Schema(arguments) => {
                 schema::run(&arguments);
                 Ok(ExitCode::SUCCESS)

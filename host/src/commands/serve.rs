@@ -394,6 +394,14 @@ fn sqlite(state: &Path, manifest: Option<&Manifest>, config: &RuntimeConfig) -> 
     Ok(databases)
 }
 
+/// The file of the gateway's own SQLite database.
+pub(crate) fn sqlite_file(state: &Path, manifest: Option<&Manifest>, config: &RuntimeConfig) -> PathBuf {
+    let labels = manifest.map(|manifest| &manifest.sqlite_databases);
+    let files = files(state, labels, &config.sqlite_databases, "sqlite");
+    let own = files.into_iter().find(|(label, _)| label == "default");
+    own.map_or_else(|| state.join("sqlite.db"), |(_, path)| path)
+}
+
 /// SIGTERM and SIGINT, counted.
 struct Signals {
     first: Arc<Notify>,

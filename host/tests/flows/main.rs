@@ -11,6 +11,7 @@ mod support;
 mod addresses;
 mod boot;
 mod crashes;
+mod import;
 mod inference;
 mod masking;
 mod online;

@@ -2,6 +2,7 @@
 //! §18.2).
 
 pub(crate) mod analytics;
+pub(crate) mod explain;
 pub(crate) mod sessions;
 pub(crate) mod signing_keys;
 pub(crate) mod spend_limits;
@@ -29,7 +30,8 @@ use crate::store::StoreError;
 const LIMITS: &str = "/v1/organizations/spend_limits";
 /// The cost report.
 const COST: &str = "/v1/organizations/analytics/cost";
-
+/// What the configuration means for somebody.
+const EXPLAIN: &str = "/v1/organizations/explain";
 /// Sessions.
 const SESSIONS: &str = "/v1/organizations/sessions";
 /// A new signing key.
@@ -177,6 +179,9 @@ async fn answer(
         } else {
             Err(Refusal::not_found("not found"))
         };
+    }
+    if path == EXPLAIN {
+        return if is_get { explain::get(gateway, &query).await } else { Err(Refusal::not_found("not found")) };
     }
     if path == ROTATE {
         let rotated = match request.method {
