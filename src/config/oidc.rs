@@ -197,8 +197,11 @@ pub(super) fn oidc(keys: &mut Keys<'_, '_>) -> Option<Oidc> {
     let use_proxy = keys.optional(
         "use_proxy",
         switch(),
-        "Whether requests to the identity provider go through `HTTPS_PROXY`. Only `sallyport serve` uses it.",
+        "Whether requests to the identity provider go through `HTTPS_PROXY`. Not supported yet: they go directly.",
     );
+    if use_proxy == Some(true) {
+        keys.warn("use_proxy", "has no effect yet: requests to the identity provider go directly");
+    }
 
     let is_private_key_jwt = token_endpoint_auth_method == Some(TokenEndpointAuthMethod::PrivateKeyJwt);
     match (is_private_key_jwt, keys.has("client_secret"), keys.has("client_assertion")) {

@@ -1,5 +1,6 @@
 //! Decisions. Pure and synchronous: no clock, no SQL, no HTTP.
 
+pub mod assertion_certificate;
 pub mod audit;
 pub mod bootstrap;
 pub mod breaker;

@@ -203,7 +203,7 @@ fn assertion(
 }
 
 /// The first certificate of a PEM text (RFC 7468).
-fn certificate_der(pem: &str) -> Option<Vec<u8>> {
+pub(super) fn certificate_der(pem: &str) -> Option<Vec<u8>> {
     let body = pem.split_once("-----BEGIN CERTIFICATE-----")?.1.split_once("-----END CERTIFICATE-----")?.0;
     let body: String = body.chars().filter(|letter| !letter.is_ascii_whitespace()).collect();
     STANDARD.decode(body).ok()

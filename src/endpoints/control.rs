@@ -12,6 +12,7 @@ use url::Url;
 use super::v1::organizations::spend_limits::bulk::{self, Order};
 use super::v1::organizations::{Answer, Query, Refusal, usage};
 use crate::config::{self, Oidc};
+use crate::domain::assertion_certificate;
 use crate::domain::audit::{AuditEvent, KeyChanged};
 use crate::domain::ids::Timestamp;
 use crate::domain::oidc::Metadata;
@@ -130,6 +131,12 @@ async fn start(gateway: &Gateway, input: &Input) -> Started {
                 "service identity {name}: {error}; its tokens are refused until {issuer} answers, and after a restart \
                  if its keys are on another host"
             )),
+        }
+    }
+    for assertion in gateway.config.oidc.iter().filter_map(|provider| provider.client_assertion.as_ref()) {
+        match assertion_certificate::judge(assertion, gateway.ports.clock.now()) {
+            Ok(warning) => started.warnings.extend(warning),
+            Err(fault) => started.faults.push(fault),
         }
     }
     started.lines.extend(gateway.policies.merge_notes());

@@ -12,6 +12,7 @@ use rsa::pkcs1::DecodeRsaPrivateKey;
 use rsa::pkcs1v15::SigningKey;
 use rsa::pkcs8::DecodePrivateKey;
 use rsa::signature::{SignatureEncoding, Signer};
+use rsa::traits::PublicKeyParts;
 use serde::Deserialize;
 use sha2::Sha256;
 
@@ -96,6 +97,14 @@ pub fn sign_rs256(private_key_pem: &str, header: &str, payload: &str) -> Result<
         signature.map(|signature| signature.to_vec()).unwrap_or_default()
     });
     outcome.map(|()| token)
+}
+
+/// The modulus of an RSA private key in PKCS #8 or PKCS #1 PEM, big-endian.
+pub fn rsa_modulus(private_key_pem: &str) -> Result<Vec<u8>, UnusableKey> {
+    let pem = private_key_pem.trim();
+    let key = RsaPrivateKey::from_pkcs8_pem(pem).or_else(|_| RsaPrivateKey::from_pkcs1_pem(pem));
+    let modulus = key.map_err(|_| UnusableKey)?.n_bytes();
+    Ok(modulus.iter().copied().skip_while(|byte| *byte == 0).collect())
 }
 
 /// An HS256 key (RFC 7518 §3.2), prepared once: every use starts from the state that the secret leaves.

@@ -147,7 +147,7 @@ impl Trial {
         self.note(key.clone(), format!("GET {url}"), metadata.map(|_| "a discovery document".to_owned()));
         let Some(jwks_uri) = jwks_uri else { return };
         if !self.hosts_are_fixed {
-            self.outbound.allow(jwks_uri.origin().ascii_serialization().parse::<Pattern>().into_iter());
+            self.outbound.allow(jwks_uri.origin().ascii_serialization().parse::<Pattern>());
         }
         let keys = self.document(jwks_uri.as_str()).await;
         let keys = keys.and_then(|body| JwkSet::parse(&body).map_err(|_| "the answer is not a JWK set".to_owned()));

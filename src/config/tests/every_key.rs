@@ -46,6 +46,8 @@ fn places(shape: &shape::Shape, at: &Place, found: &mut Vec<Place>) {
             inner.steps.push(Step::Item);
             places(item, &inner, found);
         }
+        // One of them stands where the list could.
+        shape::Shape::OneOrMany(item) => places(item, at, found),
         shape::Shape::Map(item) => {
             let mut inner = Place { steps: at.steps.clone(), tags: at.tags.clone(), shape: (**item).clone() };
             inner.steps.push(Step::Named);
@@ -72,8 +74,13 @@ fn wrong(shape: &shape::Shape) -> Value {
         Shape::Decimal => json!("much"),
         Shape::Switch => json!("yes"),
         Shape::Choice(_) => json!("something-else"),
-        Shape::OneOrMany(_) => json!({ "a": 1 }),
-        Shape::List { .. } | Shape::Map(_) | Shape::Section(_) | Shape::Tagged { .. } | Shape::Document => {
+        Shape::OneOrMany(item) if !matches!(**item, Shape::Section(_)) => json!({ "a": 1 }),
+        Shape::OneOrMany(_)
+        | Shape::List { .. }
+        | Shape::Map(_)
+        | Shape::Section(_)
+        | Shape::Tagged { .. }
+        | Shape::Document => {
             json!("text")
         }
     }
@@ -139,6 +146,7 @@ fn has(node: &yaml::Node, steps: &[Step]) -> bool {
     let Some((step, rest)) = steps.split_first() else { return true };
     match (&node.value, step) {
         (yaml::Value::List(items), Step::Item) => items.iter().any(|item| has(item, rest)),
+        (yaml::Value::List(items), Step::Key(_)) => items.iter().any(|item| has(item, steps)),
         (yaml::Value::Mapping(entries), Step::Named) => entries.iter().any(|entry| has(&entry.node, rest)),
         (yaml::Value::Mapping(entries), Step::Key(name)) => {
             entries.iter().any(|entry| entry.key == *name && has(&entry.node, rest))
@@ -160,7 +168,7 @@ fn the_examples_have_every_key() {
 fn the_alternatives_load() {
     let Loaded { config, warnings } = load(include_str!("alternatives.yaml"));
     assert_eq!(warnings.len(), 1, "{}", shown(&warnings));
-    assert!(config.oidc.client_secret.is_none() && config.oidc.client_assertion.is_some());
+    assert!(config.oidc[0].client_secret.is_none() && config.oidc[0].client_assertion.is_some());
     let policies = config.managed.and_then(|managed| managed.policies).expect("given");
     assert!(policies.len() == 1 && policies[0].is_code);
 }

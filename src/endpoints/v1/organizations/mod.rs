@@ -181,7 +181,11 @@ async fn answer(
         };
     }
     if path == EXPLAIN {
-        return if is_get { explain::get(gateway, &query).await } else { Err(Refusal::not_found("not found")) };
+        return if is_get {
+            explain::get(gateway, &query).await.map(Answer::from)
+        } else {
+            Err(Refusal::not_found("not found"))
+        };
     }
     if path == ROTATE {
         let rotated = match request.method {

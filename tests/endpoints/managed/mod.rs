@@ -1,0 +1,3 @@
+//! `/managed/…`.
+
+mod settings;
