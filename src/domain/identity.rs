@@ -341,4 +341,105 @@ mod tests {
         let anonymous = claims(json!({"sub": "a"})).fill(object(json!({"sub": "a", "oid": "O"}))).expect("same person");
         assert_eq!(anonymous.identity(&oidc), Err(Refusal::MissingUserId("oid".to_owned())));
     }
+
+    /// What providers really send, shortened, and what the configuration for each of them makes of it.
+    #[test]
+    fn every_kind_of_provider_is_understood() {
+        let path = |text: &str| ClaimPath(text.to_owned());
+        let okta = || Oidc { userinfo_fallback: true, ..testing::oidc() };
+        let entra = || Oidc {
+            user_id_claim: path("oid"),
+            email_claim: vec![path("email"), path("preferred_username"), path("upn")],
+            groups_claim: path("roles"),
+            ..testing::oidc()
+        };
+        let keycloak = || Oidc { groups_claim: path("/resource_access/gateway/roles"), ..testing::oidc() };
+        let auth0 = || Oidc { groups_claim: path("https://example.com/groups"), ..testing::oidc() };
+        let adfs = || Oidc { email_claim: vec![path("upn")], groups_claim: path("group"), ..testing::oidc() };
+        for (name, oidc, given, subject, email, groups) in [
+            (
+                "Okta's org server: nothing but the subject",
+                okta(),
+                json!({"sub": "00u1", "ver": 1, "amr": ["pwd"], "idp": "00o1", "at_hash": "x"}),
+                "00u1",
+                None,
+                &[][..],
+            ),
+            (
+                "Entra: no email, app roles",
+                entra(),
+                json!({"sub": "pairwise", "oid": "a-b-c", "tid": "t", "ver": "2.0", "preferred_username": "ada@example.com",
+                    "roles": ["Gateway.User"], "xms_edov": true}),
+                "a-b-c",
+                Some("ada@example.com"),
+                &["Gateway.User"],
+            ),
+            (
+                "Entra: too many groups to list",
+                Oidc { groups_claim: path("groups"), ..entra() },
+                json!({"sub": "s", "oid": "a-b-c", "email": "ada@example.com", "_claim_names": {"groups": "src1"},
+                    "_claim_sources": {"src1": {"endpoint": "https://graph.example.com"}}}),
+                "a-b-c",
+                Some("ada@example.com"),
+                &[],
+            ),
+            (
+                "Google: verified, hosted domain, no groups",
+                testing::oidc(),
+                json!({"sub": "1034", "email": "ada@example.com", "email_verified": true, "hd": "example.com", "azp": "gateway"}),
+                "1034",
+                Some("ada@example.com"),
+                &[],
+            ),
+            (
+                "Keycloak: roles of the client",
+                keycloak(),
+                json!({"sub": "f:1", "email": "ada@example.com", "email_verified": true, "typ": "ID", "azp": "gateway",
+                    "realm_access": {"roles": ["offline_access"]}, "resource_access": {"gateway": {"roles": ["eng", "ops"]}}}),
+                "f:1",
+                Some("ada@example.com"),
+                &["eng", "ops"],
+            ),
+            (
+                "ADFS: one group is text",
+                adfs(),
+                json!({"sub": "s", "upn": "ada@example.com", "unique_name": "EXAMPLE\\ada", "group": "Domain Users"}),
+                "s",
+                Some("ada@example.com"),
+                &["Domain Users"],
+            ),
+            (
+                "Dex: groups of a connector, a subject that is not for reading",
+                testing::oidc(),
+                json!({"sub": "CgNhZGESBGxkYXA", "email": "ada@example.com", "email_verified": true, "groups": ["acme:eng"],
+                    "federated_claims": {"connector_id": "ldap", "user_id": "ada"}, "name": "Ada"}),
+                "CgNhZGESBGxkYXA",
+                Some("ada@example.com"),
+                &["acme:eng"],
+            ),
+            (
+                "Auth0: claims in a namespace",
+                auth0(),
+                json!({"sub": "auth0|1", "email": "ada@example.com", "email_verified": true, "nickname": "ada",
+                    "https://example.com/groups": ["eng"]}),
+                "auth0|1",
+                Some("ada@example.com"),
+                &["eng"],
+            ),
+        ] {
+            let identity = claims(given).identity(&oidc).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+            assert_eq!((identity.subject.as_str(), identity.email.as_deref()), (subject, email), "{name}");
+            assert_eq!(identity.groups, groups, "{name}");
+        }
+        // Okta's thin token is filled by userinfo.
+        let thin = claims(json!({"sub": "00u1"}));
+        assert!(thin.have_gaps(&okta()));
+        let userinfo =
+            json!({"sub": "00u1", "email": "ada@example.com", "email_verified": true, "groups": ["Everyone"]});
+        let filled = thin.fill(object(userinfo)).expect("the same person").identity(&okta()).expect("admitted");
+        assert_eq!(
+            (filled.email.as_deref(), &filled.groups[..]),
+            (Some("ada@example.com"), &["Everyone".to_owned()][..])
+        );
+    }
 }

@@ -1076,5 +1076,6 @@ fn no_secret_reaches_the_log() {
     }
 }
 
+mod bad_input;
 mod providers;
 mod service_identities;

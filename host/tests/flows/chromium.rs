@@ -4,11 +4,12 @@
 //! `SALLYPORT_PAGES_DIR` names a directory for screenshots, where somebody wants to look at them.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::{Device, Gateway, Idp, Site, Tokens, Upstream, lacks, node, poll};
+use crate::support::{Device, Gateway, Idp, Site, Tokens, Upstream, lacks, node, poll, search_path};
 
 /// What a browser saw, page after page.
 struct Seen(Vec<Value>);
@@ -68,9 +69,9 @@ impl Seen {
     }
 }
 
-/// The browser, under either of the names that distributions give it.
-fn chromium() -> &'static str {
-    if lacks(&["chromium"]) { "" } else { "/usr/bin/chromium" }
+/// Where the browser is.
+fn chromium() -> PathBuf {
+    search_path().map(|directory| directory.join("chromium")).find(|path| path.is_file()).expect("it was there before")
 }
 
 fn small(color_scheme: &str) -> Value {

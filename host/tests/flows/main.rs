@@ -9,7 +9,9 @@
 mod support;
 
 mod addresses;
+mod authlib;
 mod boot;
+mod chromium;
 mod crashes;
 mod import;
 mod inference;

@@ -80,7 +80,7 @@ fn a_job_gets_an_answer_of_a_model(store: Store) {
     let mut other = question(false);
     other["model"] = json!("claude-opus-4-8");
     let refused = gateway.post("/v1/messages").bearer(session).json(&other).send();
-    assert_eq!(refused.status, 403, "{}", refused.status_and_text());
+    assert_eq!(refused.status, 400, "{}", refused.status_and_text());
 
     // The same caps.
     let cap = json!({"scope": {"type": "user", "user_id": "service:release"}, "amount": "0", "period": "daily"});
@@ -123,6 +123,7 @@ fn a_token_that_does_not_fit_opens_nothing() {
         assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_request")), "{what}");
         assert_eq!(answer.header("cache-control"), "no-store");
     }
+    gateway.log.event("service.mint", |event| event["err"] == "the token is malformed");
     assert_eq!(gateway.log.events("service.mint").len(), 8);
     exchange(&gateway, &good).expect(200);
     assert_eq!(upstream.seen().len(), 0);

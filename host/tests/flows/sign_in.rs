@@ -74,16 +74,18 @@ fn polls_at_the_same_moment_get_one_token() {
 }
 
 #[test]
-fn a_provider_that_signs_with_es256_is_understood() {
-    let mut site = Site::new();
-    site.id_token_alg = "ES256";
-    let Some(_idp) = Idp::start(&mut site) else { return };
-    let upstream = Upstream::claude();
-    site.use_upstream(&upstream);
-    let gateway = site.start();
+fn providers_that_sign_with_other_algorithms_are_understood() {
+    for algorithm in ["ES256", "PS256", "ES512", "EdDSA"] {
+        let mut site = Site::new();
+        site.id_token_alg = algorithm;
+        let Some(_idp) = Idp::start(&mut site) else { return };
+        let upstream = Upstream::claude();
+        site.use_upstream(&upstream);
+        let gateway = site.start();
 
-    let tokens = sign_in(&gateway, "grace");
-    gateway.get("/v1/models").bearer(&tokens.access).send().expect(200);
+        let tokens = sign_in(&gateway, "grace");
+        gateway.get("/v1/models").bearer(&tokens.access).send().expect(200);
+    }
 }
 
 #[test]

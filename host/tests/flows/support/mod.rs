@@ -3,6 +3,7 @@
 //! Nothing here knows how the gateway works inside: it is a program with a file, a port and a standard error.
 //! Nothing waits for a fixed time: every wait is for a condition, bounded by [`PATIENCE`].
 
+mod authlib;
 mod gateway;
 mod http;
 mod idp;
@@ -21,6 +22,7 @@ use std::net::TcpListener;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(crate) use authlib::Authlib;
 pub(crate) use gateway::{Gateway, SESSION_SECRET, Site, Store, UPSTREAM_KEY, binary};
 pub(crate) use http::{Answer, plain_client};
 pub(crate) use idp::{Idp, person};
@@ -28,7 +30,7 @@ pub(crate) use issuer::Issuer;
 pub(crate) use nginx::Nginx;
 pub(crate) use people::{Browser, Device, Tokens, poll, refresh, sign_in, until_ready};
 pub(crate) use postgres::{PASSWORD, Postgres};
-pub(crate) use programs::{command, lacks};
+pub(crate) use programs::{command, lacks, node, search_path};
 pub(crate) use sdk::{python_sdk, typescript_sdk};
 pub(crate) use tokens::{forge, header, session, unix_now};
 pub(crate) use upstream::{DELTAS, Exchange, MODEL, Upstream, discovery, message, question};

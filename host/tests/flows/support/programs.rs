@@ -45,7 +45,7 @@ pub(crate) fn node() -> &'static Path {
             );
         });
         // Node looks for packages from where the script is.
-        for script in ["oidc-provider.mjs", "sdk.mjs"] {
+        for script in ["browser.mjs", "oidc-provider.mjs", "sdk.mjs"] {
             fs::copy(source.join(script), directory.join(script)).expect("a copy");
         }
         directory

@@ -58,10 +58,15 @@ async function look(page, name) {
   });
 }
 
+/** Does something that leads to another page, and waits for that, through however many redirects. */
+async function leave(page, act) {
+  await Promise.all([page.waitForEvent('load'), act()]);
+}
+
 /** The part at the identity provider. */
 async function authenticate(page, login) {
   await page.fill('input[name=login]', login);
-  await page.click('button');
+  await leave(page, () => page.click('button'));
 }
 
 const steps = {
@@ -70,7 +75,7 @@ const steps = {
     await page.goto(url);
     await look(page, name);
     if (email) await page.fill('input[name=email]', email);
-    await page.click(choice ? `button[value=${choice}]` : 'button:has-text("Yes, sign in")');
+    await leave(page, () => page.click(choice ? `button[value=${choice}]` : 'button:has-text("Yes, sign in")'));
     if (login) {
       await authenticate(page, login);
     }
@@ -81,12 +86,12 @@ const steps = {
     await page.goto(url);
     await look(page, name);
     await page.keyboard.type(code);
-    await page.keyboard.press('Enter');
+    await leave(page, () => page.keyboard.press('Enter'));
     if (login) {
       await page.waitForSelector('input[name=login]');
       await page.focus('input[name=login]');
       await page.keyboard.type(login);
-      await page.keyboard.press('Enter');
+      await leave(page, () => page.keyboard.press('Enter'));
     }
     await look(page, `${name}-end`);
   },
@@ -95,7 +100,7 @@ const steps = {
     await page.goto(url);
     await page.keyboard.press('Tab');
     await page.keyboard.press('Tab');
-    await page.keyboard.press('Enter');
+    await leave(page, () => page.keyboard.press('Enter'));
     await look(page, name);
   },
   /** Opens an address and looks. */

@@ -34,7 +34,16 @@ const provider = new Provider(issuer, {
     grant_types: ['authorization_code', 'refresh_token'],
     id_token_signed_response_alg: settings.id_token_signed_response_alg,
   }],
-  jwks: { keys: [key('rsa', { modulusLength: 2048 }, 'RS256'), key('ec', { namedCurve: 'P-256' }, 'ES256')] },
+  jwks: {
+    keys: [
+      key('rsa', { modulusLength: 2048 }, 'RS256'),
+      key('rsa', { modulusLength: 2048 }, 'PS256'),
+      key('ec', { namedCurve: 'P-256' }, 'ES256'),
+      key('ec', { namedCurve: 'P-521' }, 'ES512'),
+      key('ed25519', {}, 'EdDSA'),
+    ],
+  },
+  enabledJWA: { idTokenSigningAlgValues: ['RS256', 'PS256', 'ES256', 'ES512', 'EdDSA'] },
   cookies: { keys: ['only for tests'] },
   claims: { openid: ['sub', 'groups'], email: ['email', 'email_verified'], profile: ['name'] },
   // The gateway reads the id token, so the claims belong there.
