@@ -28,6 +28,11 @@ pub(crate) struct Gone;
 impl Database {
     /// Opens, and if need be creates, the file at `path`, and prepares it with `setup`.
     pub(crate) fn open(path: &Path, setup: &str) -> rusqlite::Result<Self> {
+        // A rendered runtime configuration names a directory that nobody has made yet. Where it cannot be made, opening
+        // the file says so.
+        if let Some(directory) = path.parent() {
+            let _ = std::fs::create_dir_all(directory);
+        }
         let connection = Connection::open(path)?;
         // Other processes may use the same file: they take turns.
         connection.busy_timeout(Duration::from_secs(5))?;
