@@ -134,6 +134,8 @@ fn as_text(text: impl Into<String>) -> Value {
 #[cfg(test)]
 mod import_tests;
 #[cfg(test)]
+mod report_tests;
+#[cfg(test)]
 mod reservation_tests;
 #[cfg(test)]
 mod session_tests;

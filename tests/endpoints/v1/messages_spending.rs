@@ -311,3 +311,55 @@ fn a_store_that_comes_back_gets_what_it_missed_once() {
     gateway.settle();
     assert_eq!((spent(&mut gateway).as_str(), reserved(&gateway)), ("2", 0));
 }
+
+/// The instant of `text`, from the test's beginning on.
+fn until(text: &str) -> std::time::Duration {
+    let at = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).expect("RFC 3339");
+    let millis = i64::try_from(at.unix_timestamp_nanos() / 1_000_000).expect("this millennium");
+    std::time::Duration::from_millis(u64::try_from(millis - crate::support::START.as_millis()).expect("ahead"))
+}
+
+#[test]
+fn a_cap_starts_again_when_its_period_does_to_the_millisecond() {
+    for (period, last, resets) in [
+        ("daily", "2031-02-03T23:59:59.999Z", "2031-02-04T00:00:00Z"),
+        ("daily", "2032-02-28T23:59:59.999Z", "2032-02-29T00:00:00Z"),
+        ("daily", "2031-12-31T23:59:59.999Z", "2032-01-01T00:00:00Z"),
+        ("weekly", "2031-02-09T23:59:59.999Z", "2031-02-10T00:00:00Z"),
+        ("weekly", "2032-01-04T23:59:59.999Z", "2032-01-05T00:00:00Z"),
+        ("monthly", "2031-02-28T23:59:59.999Z", "2031-03-01T00:00:00Z"),
+        ("monthly", "2032-02-29T23:59:59.999Z", "2032-03-01T00:00:00Z"),
+        ("monthly", "2031-04-30T23:59:59.999Z", "2031-05-01T00:00:00Z"),
+        ("monthly", "2031-12-31T23:59:59.999Z", "2032-01-01T00:00:00Z"),
+    ] {
+        let mut gateway = TestGateway::with_config(ADMIN);
+        let token = gateway.token_with(|claims| claims["exp"] = json!(2_000_000_000));
+        cap(&mut gateway, &json!({"type": "user", "user_id": "ada"}), "1", &[("period", json!(period))]);
+        gateway.clock.advance(until(last));
+        gateway.http.answer_in_pieces(200, SSE, stream());
+        assert_eq!(gateway.send(post("/v1/messages").bearer(&token).json(&ask())).status, 200, "{last}");
+        let refused = gateway.send(post("/v1/messages").bearer(&token).json(&ask()));
+        assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (429, Some("1")), "{last}");
+        let seconds =
+            (until(resets).as_millis() + u128::try_from(crate::support::START.as_millis()).expect("positive")) / 1000;
+        let told = refused.header("anthropic-ratelimit-unified-reset").map(str::to_owned);
+        assert_eq!(told, Some(seconds.to_string()), "{last}");
+        gateway.clock.advance(std::time::Duration::from_millis(1));
+        gateway.http.answer_in_pieces(200, SSE, stream());
+        assert_eq!(gateway.send(post("/v1/messages").bearer(&token).json(&ask())).status, 200, "{resets}");
+    }
+}
+
+#[test]
+fn a_request_that_crosses_midnight_belongs_to_the_day_on_which_it_was_let_in() {
+    let mut gateway = TestGateway::with_config(ADMIN);
+    let token = gateway.token_with(|claims| claims["exp"] = json!(2_000_000_000));
+    gateway.clock.advance(until("2031-02-03T23:59:59.999Z"));
+    gateway.http.answer_in_pieces(200, SSE, stream());
+    let first = gateway.begin(post("/v1/messages").bearer(&token).json(&ask()));
+    gateway.clock.advance(std::time::Duration::from_secs(1));
+    gateway.end(first);
+    assert_eq!(spent(&mut gateway), "0", "not to the next one");
+    let sums = "SELECT SUM(nanos) FROM spend WHERE kind IN ('day', 'usage') AND period = '2031-02-03'";
+    assert_eq!(gateway.db.number(sums), 20_000_000);
+}

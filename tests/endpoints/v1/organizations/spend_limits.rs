@@ -167,6 +167,43 @@ fn the_list_is_paged_in_both_directions() {
 }
 
 #[test]
+fn caps_that_are_added_while_somebody_pages_neither_hide_nor_repeat_others() {
+    let mut gateway = TestGateway::with_config(ADMIN);
+    let add = |gateway: &mut TestGateway, name: String| {
+        set(gateway, &json!({"scope": user(&name), "amount": "1"}))["id"].as_str().expect("text").to_owned()
+    };
+    let first: Vec<String> = (0..7).map(|index| add(&mut gateway, format!("u{index}"))).collect();
+    let ids = |page: &Value| -> Vec<String> {
+        let caps = page["data"].as_array().expect("a list");
+        caps.iter().filter_map(|cap| cap["id"].as_str().map(str::to_owned)).collect()
+    };
+    let (mut forward, mut cursor, mut added) = (Vec::new(), String::new(), Vec::new());
+    loop {
+        let page = read(&mut gateway, &format!("{LIMITS}?limit=2{cursor}"));
+        forward.extend(ids(&page));
+        if page["has_more"] == false {
+            break;
+        }
+        if added.len() < 3 {
+            added.push(add(&mut gateway, format!("new{}", added.len())));
+        }
+        cursor = format!("&after_id={}", page["last_id"].as_str().expect("an id"));
+    }
+    assert_eq!(forward, [first.clone(), added.clone()].concat());
+    let (mut backward, mut cursor) = (Vec::new(), added[2].clone());
+    loop {
+        let page = read(&mut gateway, &format!("{LIMITS}?limit=3&before_id={cursor}"));
+        backward.splice(0..0, ids(&page));
+        if page["has_more"] == false {
+            break;
+        }
+        add(&mut gateway, format!("late{}", backward.len()));
+        cursor = page["first_id"].as_str().expect("an id").to_owned();
+    }
+    assert_eq!(backward, forward[..9]);
+}
+
+#[test]
 fn effective_caps_come_with_their_source_and_what_was_spent() {
     let mut gateway = TestGateway::with_config(ADMIN);
     for (name, groups) in [("bob", &["ops"][..]), ("ada", &["eng"]), ("cyd", &[])] {
