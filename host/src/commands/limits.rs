@@ -49,7 +49,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Faults> {
     if apply.json {
         print(&answer.to_string());
     } else {
-        described(&answer).iter().for_each(|line| print(line));
+        for line in &described(&answer) {
+            print(line);
+        }
     }
     Ok(())
 }
