@@ -13,7 +13,9 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use url::Url;
 
-use crate::config::{self, ClaimPath, Config, Oidc, RateLimit, Secret, ServiceIdentity, SigningAlg};
+use crate::config::{
+    self, ClaimPath, Config, Oidc, Provider, RateLimit, Secret, ServiceIdentity, SigningAlg, Upstream,
+};
 use crate::domain::ids::Timestamp;
 use crate::ports::{Clock, Db, DbError, Dialect, Entropy, KeyValue, KeyValueError, Log, Row, Tasks, Value};
 
@@ -48,6 +50,21 @@ pub(crate) fn oidc() -> Oidc {
         ca_cert_pem: None,
         google_groups: None,
         use_proxy: None,
+        tls: None,
+    }
+}
+
+/// An upstream with nothing but its provider.
+pub(crate) fn upstream(name: &str, provider: Provider) -> Upstream {
+    Upstream {
+        name: name.to_owned(),
+        provider,
+        base_url: None,
+        headers: Vec::new(),
+        models: None,
+        groups: None,
+        proxy: None,
+        tls: None,
     }
 }
 

@@ -15,9 +15,8 @@ use crate::capability::sqlite::SqliteDatabases;
 use crate::capability::variables::Variables;
 use crate::commands::Faults;
 use crate::commands::serve::{Options, outbound, postgres_pools, reach_postgres};
-use crate::console;
 use crate::control::{Control, Started};
-use crate::hosts::Pattern;
+use crate::egress::Environment;
 use crate::instance::{Factory, World};
 use crate::manifest::{Manifest, RuntimeConfig};
 use crate::pool::Pool;
@@ -68,13 +67,15 @@ impl Ground {
         };
         let factory = Factory::new(Arc::new(world)).map_err(|error| anyhow!("cannot load the component: {error:#}"))?;
         let pool = Pool::new(factory);
+        let mut warnings: Vec<_> = settings.warnings.iter().map(ToString::to_string).collect();
+        warnings.extend(Environment::read().warnings(&settings.config));
         Ok(Generation {
             control: Control::new(Arc::clone(&pool), token),
             pool,
             text: settings.text,
             sources: settings.sources,
             config: settings.config,
-            warnings: settings.warnings.iter().map(ToString::to_string).collect(),
+            warnings,
             hosts_are_fixed: self.manifest.is_some(),
             _mounts: mounts,
         })
@@ -115,21 +116,10 @@ impl Generation {
         if !started.faults.is_empty() {
             return Err(Faults(started.faults));
         }
-        self.learn(&started.outbound_hosts);
+        // A manifest has the last word about which hosts may be called.
+        let outbound = &self.pool.factory().world().outbound;
+        outbound.know_identity_provider(&started.outbound_hosts, !self.hosts_are_fixed);
         Ok(started)
-    }
-
-    /// Allows what the component found out it needs, unless a manifest has the last word.
-    fn learn(&self, hosts: &[String]) {
-        if self.hosts_are_fixed {
-            return;
-        }
-        for host in hosts {
-            match host.parse::<Pattern>() {
-                Ok(pattern) => self.pool.factory().world().outbound.allow([pattern]),
-                Err(error) => console::warn(&error.to_string()),
-            }
-        }
     }
 
     /// Whether no instance is left, so that nothing can need its files any more.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sallyport::config::{AnthropicAuth, AwsAuth, Config, FoundryAuth, GoogleAuth, Provider, Upstream};
+use sallyport::config::{AwsAuth, Config, FoundryAuth, GoogleAuth, Provider, destinations, is_metadata};
 use url::Url;
 
 use crate::environment;
@@ -80,12 +80,6 @@ impl fmt::Display for Pattern {
 }
 
 impl Pattern {
-    /// The origin of `url`.
-    fn origin(url: &Url) -> Option<Self> {
-        let host = Host::Exactly(url.host_str()?.to_ascii_lowercase());
-        Some(Self { scheme: Some(url.scheme().to_owned()), host, port: Some(url.port_or_known_default()?) })
-    }
-
     /// Whether `scheme://host:port` is allowed.
     pub(crate) fn matches(&self, scheme: &str, host: &str, port: u16) -> bool {
         self.scheme.as_deref().is_none_or(|allowed| allowed.eq_ignore_ascii_case(scheme))
@@ -122,152 +116,68 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
-    /// Everything that `config` names or needs: upstreams, where their tokens come from, the identity provider's
-    /// issuer and discovery document, collectors. What the discovery document names is known only later.
+    /// Everything that `config` names or needs, and what the environment says of the credentials. What the identity
+    /// provider's discovery document names is known only later.
     pub(crate) fn of(config: &Config) -> Self {
         let mut reach = Self::default();
-        for provider in &config.oidc {
-            reach.add_url(&provider.issuer);
-            if let Some(discovery) = &provider.discovery_url {
-                reach.add_url(discovery);
-            }
+        for origin in destinations(config) {
+            reach.add(&origin);
         }
-        for identity in &config.service_identities {
-            reach.add_url(&identity.issuer);
-            if let Some(discovery) = &identity.discovery_url {
-                reach.add_url(discovery);
-            }
-        }
-        if config.oidc.iter().any(|provider| provider.google_groups.is_some()) {
-            reach.add("https://oauth2.googleapis.com");
-            reach.add("https://admin.googleapis.com");
-            reach.add("https://cloudidentity.googleapis.com");
-        }
-        for upstream in &config.upstreams {
-            reach.add_upstream(upstream);
-        }
-        for collector in &config.telemetry.forward_to {
-            reach.add(&collector.url);
-            if let Some(google) = &collector.google {
-                reach.add_google(google);
-            }
+        for origin in named_by_the_environment(config) {
+            reach.add(&origin);
         }
         reach
     }
 
-    fn add(&mut self, url: &str) {
-        // The configuration was parsed: what is written here as a URL is one.
-        if let Ok(url) = Url::parse(url) {
-            self.add_url(&url);
-        }
-    }
-
-    fn add_url(&mut self, url: &Url) {
-        if let Some(pattern) = Pattern::origin(url)
-            && !self.hosts.contains(&pattern)
+    fn add(&mut self, origin: &str) {
+        // What is no pattern cannot be called either: the component's requests have URLs.
+        let Ok(pattern) = origin.parse::<Pattern>() else { return };
+        if is_metadata(origin)
+            && let Host::Exactly(host) = &pattern.host
+            && !self.metadata_hosts.contains(host)
         {
+            self.metadata_hosts.push(host.clone());
+        }
+        if !self.hosts.contains(&pattern) {
             self.hosts.push(pattern);
         }
     }
+}
 
-    fn add_metadata(&mut self, url: &str) {
-        self.add(url);
-        if let Some(host) = Url::parse(url).ok().as_ref().and_then(Url::host_str)
-            && !self.metadata_hosts.iter().any(|known| known == host)
-        {
-            self.metadata_hosts.push(host.to_ascii_lowercase());
+/// Endpoints that credential chains are told by the environment, as origins.
+fn named_by_the_environment(config: &Config) -> Vec<String> {
+    let google = |auth: &GoogleAuth| matches!(auth, GoogleAuth::DefaultChain);
+    let mut variables: Vec<&str> = Vec::new();
+    for upstream in &config.upstreams {
+        match &upstream.provider {
+            Provider::Bedrock { auth: AwsAuth::DefaultChain, .. }
+            | Provider::Mantle { auth: AwsAuth::DefaultChain, .. }
+            | Provider::AnthropicAws { api_key: None, auth: AwsAuth::DefaultChain, .. } => {
+                variables.push("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+            }
+            Provider::Vertex { auth, .. } | Provider::AnthropicGoogleCloud { auth, .. } if google(auth) => {
+                variables.push("GCE_METADATA_HOST");
+            }
+            Provider::Foundry { auth: FoundryAuth::AzureAd, .. } => {
+                variables.extend(["AZURE_AUTHORITY_HOST", "IDENTITY_ENDPOINT", "MSI_ENDPOINT"]);
+            }
+            _ => {}
         }
     }
-
-    /// Default bases and token endpoints: inference contract §10.1.
-    fn add_upstream(&mut self, upstream: &Upstream) {
-        let default = match &upstream.provider {
-            Provider::Anthropic { auth, .. } => {
-                if let AnthropicAuth::WorkloadIdentity { .. } = auth {
-                    self.add("https://api.anthropic.com");
-                }
-                "https://api.anthropic.com".to_owned()
-            }
-            Provider::Bedrock { region, auth, assume_role, .. } => {
-                self.add_aws(region, auth, assume_role.is_some());
-                // Token counts ask the same host.
-                format!("https://bedrock-runtime.{region}.amazonaws.com")
-            }
-            Provider::Mantle { region, auth, assume_role } => {
-                self.add_aws(region, auth, assume_role.is_some());
-                format!("https://bedrock-mantle.{region}.api.aws")
-            }
-            Provider::AnthropicAws { region, api_key, auth, .. } => {
-                if api_key.is_none() {
-                    self.add_aws(region, auth, false);
-                }
-                format!("https://aws-external-anthropic.{region}.api.aws")
-            }
-            Provider::AnthropicGoogleCloud { auth, .. } => {
-                self.add_google(auth);
-                "https://claude.googleapis.com".to_owned()
-            }
-            Provider::Vertex { region, auth, .. } => {
-                self.add_google(auth);
-                match region.as_str() {
-                    "global" => "https://aiplatform.googleapis.com".to_owned(),
-                    "us" | "eu" => format!("https://aiplatform.{region}.rep.googleapis.com"),
-                    _ => format!("https://{region}-aiplatform.googleapis.com"),
-                }
-            }
-            Provider::Foundry { resource, auth } => {
-                if matches!(auth, FoundryAuth::AzureAd) {
-                    self.add_azure();
-                }
-                format!("https://{resource}.services.ai.azure.com")
-            }
+    if config.telemetry.forward_to.iter().filter_map(|collector| collector.google.as_ref()).any(google) {
+        variables.push("GCE_METADATA_HOST");
+    }
+    let origin = |name| {
+        let value = environment::find(name)?;
+        // Google's has no scheme, Azure's authority may have none.
+        let value = match (value.contains("://"), name) {
+            (true, _) => value,
+            (false, "GCE_METADATA_HOST") => format!("http://{value}"),
+            (false, _) => format!("https://{value}"),
         };
-        self.add(upstream.base_url.as_deref().unwrap_or(&default));
-    }
-
-    fn add_aws(&mut self, region: &str, auth: &AwsAuth, assumes_role: bool) {
-        let chain = matches!(auth, AwsAuth::DefaultChain);
-        if chain || assumes_role {
-            self.add(&format!("https://sts.{region}.amazonaws.com"));
-            self.add("https://sts.amazonaws.com");
-        }
-        if chain {
-            // Container credentials (ECS, EKS Pod Identity), then the instance's.
-            self.add_metadata("http://169.254.170.2");
-            self.add_metadata("http://169.254.170.23");
-            self.add_metadata("http://169.254.169.254");
-            if let Some(address) = environment::find("AWS_CONTAINER_CREDENTIALS_FULL_URI") {
-                self.add(&address);
-            }
-        }
-    }
-
-    fn add_google(&mut self, auth: &GoogleAuth) {
-        match auth {
-            GoogleAuth::AccessToken(_) => {}
-            GoogleAuth::ServiceAccountFile(_) => self.add("https://oauth2.googleapis.com"),
-            GoogleAuth::DefaultChain => {
-                self.add("https://oauth2.googleapis.com");
-                self.add("https://sts.googleapis.com");
-                self.add("https://iamcredentials.googleapis.com");
-                self.add_metadata("http://metadata.google.internal");
-                self.add_metadata("http://169.254.169.254");
-            }
-        }
-    }
-
-    fn add_azure(&mut self) {
-        self.add("https://login.microsoftonline.com");
-        if let Some(authority) = environment::find("AZURE_AUTHORITY_HOST") {
-            self.add(&authority);
-        }
-        self.add_metadata("http://169.254.169.254");
-        for endpoint in ["IDENTITY_ENDPOINT", "MSI_ENDPOINT"] {
-            if let Some(address) = environment::find(endpoint) {
-                self.add(&address);
-            }
-        }
-    }
+        Some(Url::parse(&value).ok()?.origin().ascii_serialization())
+    };
+    variables.into_iter().filter_map(origin).collect()
 }
 
 #[cfg(test)]

@@ -7,11 +7,14 @@
 mod capability;
 mod commands;
 mod component;
+mod connect;
 mod console;
 mod control;
 mod demo;
+mod egress;
 mod engine;
 mod environment;
+mod fault;
 mod generation;
 mod guard;
 mod hosts;

@@ -233,7 +233,7 @@ fn trust(raw: &RawClientTls, directory: &Path) -> Result<Trust, String> {
         (platform, webpki) => Some(platform == Some(true) || webpki == Some(true)),
     };
     let only_these_roots = !asked.unwrap_or(roots.is_none());
-    Ok(Trust { roots, only_these_roots, identity })
+    Ok(Trust { roots, only_these_roots, identity, ..Trust::default() })
 }
 
 fn read(path: &Path) -> Result<String, Vec<String>> {

@@ -5,12 +5,16 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, anyhow};
+use pkcs8::der::pem::PemLabel;
+use pkcs8::{EncryptedPrivateKeyInfoRef, SecretDocument};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use sallyport::config::{ClientTls, Config, MinTls, Secret, upstream_origin};
+use url::Url;
 
 /// Protocols of HTTP over TLS, the better one first (RFC 7301).
 const HTTP_PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -42,6 +46,10 @@ pub(crate) struct Trust {
     pub(crate) only_these_roots: bool,
     /// PEM texts of our certificate chain and its key.
     pub(crate) identity: Option<(String, String)>,
+    /// Passphrase of the key.
+    pub(crate) passphrase: Option<Secret<String>>,
+    /// Whether anything older than TLS 1.3 is refused.
+    pub(crate) only_tls13: bool,
 }
 
 impl Trust {
@@ -65,12 +73,37 @@ impl Trust {
     }
 
     fn client_config(&self) -> Result<ClientConfig> {
+        let versions = if self.only_tls13 { &[&rustls::version::TLS13][..] } else { rustls::DEFAULT_VERSIONS };
         let builder = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
+            .with_protocol_versions(versions)?
             .with_root_certificates(self.root_store()?);
-        Ok(match &self.identity {
-            None => builder.with_no_client_auth(),
-            Some((chain, key)) => builder.with_client_auth_cert(certificates(chain)?, private_key(key)?)?,
+        let Some((chain, key)) = &self.identity else { return Ok(builder.with_no_client_auth()) };
+        let key = match &self.passphrase {
+            Some(passphrase) => decrypted_key(key, passphrase)?,
+            None if key.contains(ENCRYPTED) => {
+                return Err(anyhow!("the private key is encrypted; set `client_key_passphrase`"));
+            }
+            None => private_key(key)?,
+        };
+        let chain = certificates(chain)?;
+        builder.with_client_auth_cert(chain, key).context("the client certificate and its private key do not fit")
+    }
+
+    /// What `tls` of an upstream or of the identity provider says. Errors name the key.
+    fn of(tls: &ClientTls) -> Result<Self> {
+        let read = |key: &str, path: &String| {
+            std::fs::read_to_string(path).with_context(|| format!("{key}: cannot read {path}"))
+        };
+        let identity = tls
+            .identity
+            .as_ref()
+            .map(|(chain, key)| anyhow::Ok((read("client_cert_file", chain)?, read("client_key_file", key)?)));
+        Ok(Self {
+            roots: tls.ca_file.as_ref().map(|path| read("ca_file", path)).transpose()?,
+            only_these_roots: !tls.system_roots,
+            identity: identity.transpose()?,
+            passphrase: tls.client_key_passphrase.clone(),
+            only_tls13: tls.min_version == MinTls::Tls13,
         })
     }
 }
@@ -81,8 +114,57 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     if chain.is_empty() { Err(anyhow!("there is no certificate in it")) } else { Ok(chain) }
 }
 
+/// The label of an encrypted PKCS #8 key (RFC 7468 §11).
+const ENCRYPTED: &str = "BEGIN ENCRYPTED PRIVATE KEY";
+
+fn decrypted_key(pem: &str, passphrase: &Secret<String>) -> Result<PrivateKeyDer<'static>> {
+    let Ok((label, der)) = SecretDocument::from_pem(pem) else {
+        return Err(anyhow!("there is no usable private key in it"));
+    };
+    if label != EncryptedPrivateKeyInfoRef::PEM_LABEL {
+        return Err(anyhow!("a passphrase is set, but the private key is not encrypted with one (PKCS #8)"));
+    }
+    let encrypted = EncryptedPrivateKeyInfoRef::try_from(der.as_bytes());
+    let encrypted = encrypted.map_err(|_| anyhow!("there is no usable private key in it"))?;
+    let key = encrypted.decrypt(passphrase.reveal()).map_err(|error| {
+        anyhow!(
+            "the private key cannot be decrypted: the passphrase is wrong, or its encryption is not known ({error})"
+        )
+    })?;
+    Ok(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into())
+}
+
 fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>> {
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| anyhow!("there is no usable private key in it"))
+}
+
+/// What `config` says about TLS with the hosts that it names, by lower-case host name. Every fault is one line.
+pub(crate) fn configured(config: &Config) -> Result<HashMap<String, Trust>, Vec<String>> {
+    let mut by_host = HashMap::new();
+    let mut faults = Vec::new();
+    for provider in &config.oidc {
+        let trust = match (&provider.tls, &provider.ca_cert_pem) {
+            (Some(tls), _) => usable(tls, "oidc.tls", &mut faults),
+            (None, Some(roots)) => Some(Trust { roots: Some(roots.clone()), ..Trust::default() }),
+            (None, None) => None,
+        };
+        let Some(trust) = trust else { continue };
+        let urls = [Some(&provider.issuer), provider.discovery_url.as_ref()];
+        let hosts = urls.into_iter().flatten().filter_map(|url| url.host_str());
+        by_host.extend(hosts.map(|host| (host.to_ascii_lowercase(), trust.clone())));
+    }
+    for (index, upstream) in config.upstreams.iter().enumerate() {
+        let Some(tls) = &upstream.tls else { continue };
+        let trust = usable(tls, &format!("upstreams[{index}].tls"), &mut faults);
+        let host = Url::parse(&upstream_origin(upstream)).ok().and_then(|url| Some(url.host_str()?.to_owned()));
+        by_host.extend(host.zip(trust));
+    }
+    if faults.is_empty() { Ok(by_host) } else { Err(faults) }
+}
+
+fn usable(tls: &ClientTls, path: &str, faults: &mut Vec<String>) -> Option<Trust> {
+    let trust = Trust::of(tls).and_then(|trust| trust.client_config().map(|_| trust));
+    trust.map_err(|error| faults.push(format!("{path}: {error:#}"))).ok()
 }
 
 /// TLS settings of outbound HTTP: one for all hosts, and those of hosts that have their own.
@@ -101,6 +183,11 @@ impl Outbound {
         Ok(Self { special, default: OnceLock::new() })
     }
 
+    /// The settings for a proxy at `host`.
+    pub(crate) fn to_proxy(&self, host: &str) -> Result<Arc<ClientConfig>> {
+        Ok(Arc::new(proxy_config(&*self.of(host)?)))
+    }
+
     /// The settings for `host`.
     pub(crate) fn of(&self, host: &str) -> Result<Arc<ClientConfig>> {
         if let Some(config) = self.special.get(&host.to_ascii_lowercase()) {
@@ -112,6 +199,13 @@ impl Outbound {
         let config = Arc::new(http_config(&Trust::default())?);
         Ok(Arc::clone(self.default.get_or_init(|| config)))
     }
+}
+
+/// A proxy is spoken to in HTTP/1.1; trusted is what the machine trusts, unless the proxy's host has settings of its own.
+fn proxy_config(config: &ClientConfig) -> ClientConfig {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
 }
 
 fn http_config(trust: &Trust) -> Result<ClientConfig> {
@@ -153,7 +247,7 @@ pub(crate) enum SslMode {
 pub(crate) fn postgres(mode: SslMode, roots: Option<String>) -> Result<ClientConfig> {
     // As with libpq, a root certificate makes `require` verify.
     let mode = if mode == SslMode::Require && roots.is_some() { SslMode::VerifyCa } else { mode };
-    let trust = Trust { only_these_roots: roots.is_some(), roots, identity: None };
+    let trust = Trust { only_these_roots: roots.is_some(), roots, ..Trust::default() };
     let mut config = trust.client_config()?;
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     let verifier = match mode {

@@ -46,6 +46,11 @@ pub fn destinations(config: &Config) -> BTreeSet<String> {
     found
 }
 
+/// Whether one of [`destinations`] is a metadata service, which nothing but a credential chain may call.
+pub fn is_metadata(origin: &str) -> bool {
+    origin.contains("//169.254.") || origin.contains("//metadata.")
+}
+
 fn origin(url: &Url) -> String {
     // For http and https, an origin is always a scheme and a host.
     url.origin().ascii_serialization()

@@ -7,8 +7,8 @@ use super::shape::Shape;
 use super::yaml::Node;
 use super::{Config, Model, Oidc, Policy, PriceOverride, Pricing, Upstream};
 use super::{
-    admin, branding, catalog, cri, http, listen, managed, masking, models, oidc, pricing, service_identities, session,
-    store, telemetry, upstreams,
+    admin, branding, catalog, cri, egress, http, listen, managed, masking, models, oidc, pricing, service_identities,
+    session, store, telemetry, upstreams,
 };
 
 /// Decodes the whole document. Its `sha256` is not filled in.
@@ -110,6 +110,9 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
     );
 
     // Rules between sections (auth contract §3.5 to §3.9, inference contract §20), as far as the sections could be read.
+    if let (Some(oidc), Some(upstreams)) = (&oidc, &upstreams) {
+        egress::agree(oidc, upstreams, keys.report);
+    }
     if let Some(upstreams) = &upstreams {
         distinct_names(upstreams, keys.report);
         if let Some(models) = &models {

@@ -11,6 +11,7 @@ mod catalog;
 mod cri;
 mod decode;
 mod destinations;
+mod egress;
 mod expand;
 mod fault;
 mod gateway;
@@ -44,7 +45,7 @@ use ipnet::IpNet;
 use url::Url;
 
 pub use caps::caps;
-pub use destinations::{destinations, upstream_origin};
+pub use destinations::{destinations, is_metadata, upstream_origin};
 pub use fault::Fault;
 pub use reference::reference;
 pub use schema::json_schema;
@@ -236,6 +237,8 @@ pub struct Oidc {
     pub google_groups: Option<GoogleGroups>,
     /// Whether identity provider requests use the proxy of the environment; only the native host uses it.
     pub use_proxy: Option<bool>,
+    /// TLS towards the identity provider; only the native host uses it.
+    pub tls: Option<ClientTls>,
 }
 
 /// A claim by flat key, or by RFC 6901 pointer when it starts with `/`.
@@ -343,6 +346,43 @@ pub struct Upstream {
     pub models: Option<Vec<String>>,
     /// If present, only callers in one of these groups are sent here. Never empty.
     pub groups: Option<Vec<String>>,
+    /// How it is reached; `None` is as the environment says. Only the native host uses it.
+    pub proxy: Option<Proxy>,
+    /// TLS towards it; only the native host uses it.
+    pub tls: Option<ClientTls>,
+}
+
+/// `upstreams[].proxy`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proxy {
+    /// Without a proxy, whatever the environment says.
+    Direct,
+    /// Through the proxy at this URL, which may contain a user name and a password.
+    Via(Secret<String>),
+}
+
+/// `upstreams[].tls` and `oidc.tls`: files in PEM form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientTls {
+    /// Certificate authorities.
+    pub ca_file: Option<String>,
+    /// Whether the machine's authorities are trusted as well.
+    pub system_roots: bool,
+    /// Client certificate with its chain, and its private key.
+    pub identity: Option<(String, String)>,
+    /// Passphrase of the private key.
+    pub client_key_passphrase: Option<Secret<String>>,
+    /// The oldest version of TLS that is spoken.
+    pub min_version: MinTls,
+}
+
+/// `min_version`: the oldest version of TLS that is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MinTls {
+    /// RFC 5246.
+    Tls12,
+    /// RFC 8446.
+    Tls13,
 }
 
 /// `upstreams[].provider` and its own keys.

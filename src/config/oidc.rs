@@ -197,10 +197,17 @@ pub(super) fn oidc(keys: &mut Keys<'_, '_>) -> Option<Oidc> {
     let use_proxy = keys.optional(
         "use_proxy",
         switch(),
-        "Whether requests to the identity provider go through `HTTPS_PROXY`. Not supported yet: they go directly.",
+        "Whether requests to the identity provider go through the proxy that `HTTPS_PROXY` and `NO_PROXY` name. Only \
+         `sallyport serve` uses one.",
     );
-    if use_proxy == Some(true) {
-        keys.warn("use_proxy", "has no effect yet: requests to the identity provider go directly");
+    let tls = keys.optional(
+        "tls",
+        section(super::egress::client_tls),
+        "TLS towards the identity provider. Only `sallyport serve` uses it; for Spin, `sallyport render spin` puts it \
+         into the runtime configuration.",
+    );
+    if keys.has("tls") && keys.has("ca_cert_pem") {
+        keys.fault("ca_cert_pem", "cannot be used together with `tls`; name a `tls.ca_file` instead");
     }
 
     let is_private_key_jwt = token_endpoint_auth_method == Some(TokenEndpointAuthMethod::PrivateKeyJwt);
@@ -257,6 +264,7 @@ pub(super) fn oidc(keys: &mut Keys<'_, '_>) -> Option<Oidc> {
         ca_cert_pem,
         google_groups,
         use_proxy,
+        tls,
     })
 }
 

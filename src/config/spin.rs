@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::destinations::destinations;
+use url::Url;
+
+use super::destinations::{destinations, is_metadata, upstream_origin};
 use super::yaml::{self, Node, Value};
-use super::{AnthropicAuth, Config, GoogleAuth, Provider, variables};
+use super::{AnthropicAuth, ClientTls, Config, GoogleAuth, Provider, variables};
 
 /// Name of the component and of the application.
 const NAME: &str = "sallyport";
@@ -15,7 +17,7 @@ const NAME: &str = "sallyport";
 const METADATA_NETWORKS: [&str; 5] =
     ["100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32", "fd00:ec2::254/128", "fd20:ce::254/128"];
 
-/// What gateway.yaml has no word for: a host behind a private authority, or one that wants a client certificate.
+/// For hosts that gateway.yaml does not name as upstream or identity provider, such as collectors.
 const CLIENT_TLS_HINT: &str = r#"
 # Client certificates and extra roots, per host:
 # [[client_tls]]
@@ -101,28 +103,62 @@ fn runtime_config(text: &str, config: &Config, allowed: &BTreeSet<String>) -> St
         out.push_str("\n[sqlite_database.default]\ntype = \"spin\"\npath = \".sallyport/sqlite.db\"\n");
     }
     // Metadata services are only reachable if a configured credential comes from one.
-    let is_metadata = |origin: &String| origin.contains("//169.254.") || origin.contains("//metadata.");
-    let link_local = ["169.254.0.0/16", "fe80::/10"].into_iter().filter(|_| !allowed.iter().any(is_metadata));
+    let link_local =
+        ["169.254.0.0/16", "fe80::/10"].into_iter().filter(|_| !allowed.iter().any(|origin| is_metadata(origin)));
     let blocked: Vec<_> = link_local.chain(METADATA_NETWORKS).map(quoted).collect();
     line(&mut out, &format!("\n[outbound_networking]\nblock_networks = [{}]", blocked.join(", ")));
-    for (index, provider) in config.oidc.iter().enumerate().filter(|(_, provider)| provider.ca_cert_pem.is_some()) {
-        let hosts: BTreeSet<_> = std::iter::once(&provider.issuer)
-            .chain(&provider.discovery_url)
-            .filter_map(|url| url.host_str())
-            .map(quoted)
-            .collect();
-        line(&mut out, &format!("\n[[client_tls]]\ncomponent_ids = [\"{NAME}\"]"));
-        line(&mut out, &format!("hosts = [{}]", hosts.into_iter().collect::<Vec<_>>().join(", ")));
-        line(&mut out, "ca_use_platform_roots = true");
-        let named = || provider.name.as_ref().map_or_else(String::new, |name| format!("-{name}"));
-        let file = ca_file(text, index).unwrap_or_else(|| {
-            line(&mut out, "# Save the text of oidc.ca_cert_pem as this file.");
-            format!("oidc-ca{}.pem", named())
-        });
-        line(&mut out, &format!("ca_roots_file = {}", quoted(&file)));
-    }
+    client_tls(text, config, &mut out);
     out.push_str(CLIENT_TLS_HINT);
     out
+}
+
+/// TLS towards hosts that have settings of their own.
+fn client_tls(text: &str, config: &Config, out: &mut String) {
+    let host = |origin: &str| Url::parse(origin).ok().and_then(|url| Some(url.host_str()?.to_owned()));
+    for (index, provider) in config.oidc.iter().enumerate() {
+        let urls = [Some(&provider.issuer), provider.discovery_url.as_ref()];
+        let hosts: BTreeSet<_> =
+            urls.into_iter().flatten().filter_map(|url| url.host_str()).map(str::to_owned).collect();
+        if let Some(tls) = &provider.tls {
+            client_tls_entry(&hosts, tls, out);
+        } else if provider.ca_cert_pem.is_some() {
+            client_tls_head(&hosts, true, out);
+            let file = ca_file(text, index).unwrap_or_else(|| {
+                line(out, "# Save the text of oidc.ca_cert_pem as this file.");
+                format!("oidc-ca{}.pem", provider.name.as_ref().map_or_else(String::new, |name| format!("-{name}")))
+            });
+            line(out, &format!("ca_roots_file = {}", quoted(&file)));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for upstream in &config.upstreams {
+        let hosts: BTreeSet<_> = host(&upstream_origin(upstream)).into_iter().collect();
+        if let Some(tls) = &upstream.tls
+            && seen.insert(hosts.clone())
+        {
+            client_tls_entry(&hosts, tls, out);
+        }
+    }
+}
+
+fn client_tls_head(hosts: &BTreeSet<String>, system_roots: bool, out: &mut String) {
+    line(out, &format!("\n[[client_tls]]\ncomponent_ids = [\"{NAME}\"]"));
+    line(out, &format!("hosts = [{}]", hosts.iter().map(|host| quoted(host)).collect::<Vec<_>>().join(", ")));
+    line(out, &format!("ca_use_platform_roots = {system_roots}"));
+}
+
+fn client_tls_entry(hosts: &BTreeSet<String>, tls: &ClientTls, out: &mut String) {
+    client_tls_head(hosts, tls.system_roots, out);
+    if let Some(path) = &tls.ca_file {
+        line(out, &format!("ca_roots_file = {}", quoted(path)));
+    }
+    if let Some((certificate, key)) = &tls.identity {
+        line(out, &format!("client_cert_file = {}", quoted(certificate)));
+        if tls.client_key_passphrase.is_some() {
+            out.push_str("# Spin reads plain keys only: decrypt this one.\n");
+        }
+        line(out, &format!("client_private_key_file = {}", quoted(key)));
+    }
 }
 
 /// The variables that gateway.yaml mentions: by their Spin name, and those that have none. A Spin name begins with a

@@ -4,6 +4,7 @@ use url::Url;
 
 use super::address::base_url;
 use super::decode::{Keys, Tagged, section};
+use super::egress;
 use super::kind::{Kind, formed, map, non_empty, non_empty_list, secret, switch};
 use super::{AnthropicAuth, AssumeRole, AwsAuth, FoundryAuth, GoogleAuth, Guardrail, Provider, Secret, Upstream};
 
@@ -70,6 +71,13 @@ pub(super) fn upstream(keys: &mut Keys<'_, '_>) -> Option<Upstream> {
         non_empty_list(non_empty()),
         "If present, only members of one of these groups are sent here. For anyone else the upstream does not exist.",
     );
+    let proxy = egress::proxy(keys);
+    let tls = keys.optional(
+        "tls",
+        section(egress::client_tls),
+        "TLS towards this upstream. Only `sallyport serve` uses it; for Spin, `sallyport render spin` puts it into the \
+         runtime configuration.",
+    );
 
     let (provider, headers) = (provider?, headers?);
     if let Provider::Anthropic { forward_user_identity: true, .. } = provider
@@ -89,6 +97,8 @@ pub(super) fn upstream(keys: &mut Keys<'_, '_>) -> Option<Upstream> {
         headers: headers.into_iter().map(|(name, value)| (name.to_lowercase(), value)).collect(),
         models,
         groups,
+        proxy,
+        tls,
     })
 }
 

@@ -117,12 +117,9 @@ mod tests {
     fn upstream() -> Upstream {
         let auth = AnthropicAuth::ApiKey(Secret::new("placeholder-key".into()));
         Upstream {
-            name: "a".into(),
-            provider: Provider::Anthropic { auth, forward_user_identity: false },
             base_url: Some("https://llm.example/prefix".into()),
             headers: vec![("x-team".into(), "one".into()), ("x-stainless-os".into(), "ours".into())],
-            models: None,
-            groups: None,
+            ..crate::testing::upstream("a", Provider::Anthropic { auth, forward_user_identity: false })
         }
     }
 

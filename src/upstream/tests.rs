@@ -13,7 +13,7 @@ const BODY: &str = r#"{"model":"asked", "stream":true,"tags":{"a":"b"},"user_pro
 
 fn upstream(provider: Provider) -> Upstream {
     let headers = vec![("x-team".to_owned(), "one".to_owned())];
-    Upstream { name: "u".into(), provider, base_url: None, headers, models: None, groups: None }
+    Upstream { headers, ..crate::testing::upstream("u", provider) }
 }
 
 fn bedrock() -> Upstream {

@@ -2,8 +2,6 @@
 //!
 //! A response body that is dropped closes its connection, or resets its HTTP/2 stream, at once.
 
-use std::error::Error as StdError;
-use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,31 +9,26 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use http::header::PROXY_AUTHORIZATION;
 use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector, capture_connection};
-use hyper_util::client::legacy::{self, Client};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tower_service::Service;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::capture_connection;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::coalesced::Coalesced;
+use crate::connect::Connector;
 use crate::console;
-use crate::guard::{Guard, Prohibited, Resolver};
+use crate::egress::Egress;
+use crate::fault::{broken, fault, remedy};
+use crate::guard::Guard;
 use crate::hosts::{Pattern, default_port};
 use crate::lane;
 use crate::tls;
 
-/// No connection attempt may take longer, whatever the component allows.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle connections are kept for less than the minute after which load balancers like to drop them.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// Requests that share one HTTP/2 connection. Servers commonly allow a hundred; what is beyond would silently wait.
@@ -53,6 +46,7 @@ pub(crate) struct Outbound {
     shares: Vec<Vec<Share>>,
     guard: Arc<Guard>,
     allowed: RwLock<Vec<Pattern>>,
+    egress: Arc<Egress>,
 }
 
 struct Share {
@@ -61,15 +55,11 @@ struct Share {
 }
 
 impl Outbound {
-    /// A client that calls `allowed` and nothing else.
-    pub(crate) fn new(guard: Guard, tls: tls::Outbound, allowed: Vec<Pattern>) -> Self {
+    /// A client that calls `allowed` and nothing else, in the way that `egress` says.
+    pub(crate) fn new(guard: Guard, tls: tls::Outbound, allowed: Vec<Pattern>, egress: Egress) -> Self {
+        let egress = Arc::new(egress);
         let guard = Arc::new(guard);
-        let mut http = HttpConnector::new_with_resolver(Resolver(Arc::clone(&guard)));
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        http.set_keepalive(Some(Duration::from_mins(1)));
-        let connector = Connector { http, tls: Arc::new(tls) };
+        let connector = Connector::new(Arc::clone(&guard), tls, Arc::clone(&egress));
         let mut builder = Client::builder(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -82,12 +72,27 @@ impl Outbound {
         let share = || Share { client: builder.build(connector.clone()), open: Arc::default() };
         let each = CONNECTIONS.div_ceil(lane::count());
         let shares = (0..lane::count()).map(|_| (0..each).map(|_| share()).collect()).collect();
-        Self { shares, guard, allowed: RwLock::new(allowed) }
+        Self { shares, guard, allowed: RwLock::new(allowed), egress }
     }
 
-    /// Allows more hosts.
-    pub(crate) fn allow(&self, more: impl IntoIterator<Item = Pattern>) {
-        self.allowed.write().unwrap_or_else(PoisonError::into_inner).extend(more);
+    /// Adds origins that the identity provider's discovery document names. They may be called only if `allowed`.
+    pub(crate) fn know_identity_provider(&self, origins: &[String], allowed: bool) {
+        self.egress.know_identity_provider(origins.iter().cloned());
+        if allowed {
+            self.allow(origins);
+        }
+    }
+
+    /// Allows more origins.
+    pub(crate) fn allow(&self, origins: &[String]) {
+        let patterns = origins.iter().filter_map(|origin| match origin.parse::<Pattern>() {
+            Ok(pattern) => Some(pattern),
+            Err(error) => {
+                console::warn(&error.to_string());
+                None
+            }
+        });
+        self.allowed.write().unwrap_or_else(PoisonError::into_inner).extend(patterns);
     }
 
     /// Whether the component may call `scheme://host:port`.
@@ -110,6 +115,16 @@ impl Outbound {
         })
     }
 
+    /// A request that a proxy forwards carries the proxy's credentials itself; one in a tunnel does not.
+    fn authorize_at_proxy(&self, request: &mut Request<WasiBody>) {
+        if request.uri().scheme_str() == Some("http")
+            && let Some(proxy) = self.egress.proxy(request.uri())
+            && let Some(credentials) = proxy.basic_auth()
+        {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, credentials.clone());
+        }
+    }
+
     /// The first client of this lane with room for another request, so that connections stay few and warm.
     fn share(&self) -> &Share {
         let shares = &self.shares[lane::current()];
@@ -125,6 +140,8 @@ impl Outbound {
         options: RequestOptions,
     ) -> Result<Response<WasiBody>, Error> {
         self.check(request.uri())?;
+        self.authorize_at_proxy(&mut request);
+        let target = request.uri().clone();
         let share = self.share();
         let open = Open::count(&share.open);
         let mut connection = capture_connection(&mut request);
@@ -144,7 +161,12 @@ impl Outbound {
             Some(response) => response,
             None => within(options.first_byte_timeout, sent).await.ok_or(Error::HttpResponseTimeout)?,
         };
-        let response = response.map_err(|error| fault(&error))?;
+        let response = response.map_err(|error| {
+            if let Some(remedy) = remedy(&target, &error) {
+                console::warn(&remedy);
+            }
+            fault(&error)
+        })?;
         let between = options.between_bytes_timeout;
         Ok(response.map(|body| {
             let answer = Answer { body, between, silence: None, _open: open };
@@ -211,184 +233,5 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-fn broken(error: &hyper::Error) -> Error {
-    if error.is_incomplete_message() {
-        Error::HttpResponseIncomplete
-    } else if error.is_parse() {
-        Error::HttpProtocolError
-    } else {
-        Error::ConnectionTerminated
-    }
-}
-
-/// What went wrong, from the outermost error to the one that started it.
-fn fault(error: &legacy::Error) -> Error {
-    let connecting = error.is_connect();
-    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
-    let mut resolving = false;
-    let mut text = error.to_string();
-    while let Some(found) = cause {
-        if found.is::<Prohibited>() {
-            return Error::DestinationIpProhibited;
-        }
-        if found.is::<TlsFault>() {
-            return Error::TlsProtocolError;
-        }
-        if let Some(tls) = found.downcast_ref::<rustls::Error>() {
-            return match tls {
-                rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
-                    Error::TlsCertificateError
-                }
-                _ => Error::TlsProtocolError,
-            };
-        }
-        // An `io::Error` shows its custom error as its own text and hides it from `source`.
-        if let Some(inner) = found.downcast_ref::<io::Error>().and_then(io::Error::get_ref)
-            && let Some(tls) = inner.downcast_ref::<rustls::Error>()
-        {
-            return match tls {
-                rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
-                    Error::TlsCertificateError
-                }
-                _ => Error::TlsProtocolError,
-            };
-        }
-        text = found.to_string();
-        resolving = resolving || text.starts_with("dns error");
-        if connecting
-            && !resolving
-            && let Some(io) = found.downcast_ref::<io::Error>()
-        {
-            return match io.kind() {
-                io::ErrorKind::ConnectionRefused => Error::ConnectionRefused,
-                io::ErrorKind::TimedOut => Error::ConnectionTimeout,
-                io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => Error::DestinationIpUnroutable,
-                _ => Error::DestinationUnavailable,
-            };
-        }
-        if let Some(hyper) = found.downcast_ref::<hyper::Error>()
-            && !connecting
-        {
-            return broken(hyper);
-        }
-        cause = found.source();
-    }
-    if resolving {
-        Error::DnsError { rcode: Some(text), info_code: None }
-    } else if connecting {
-        Error::DestinationUnavailable
-    } else {
-        Error::ConnectionTerminated
-    }
-}
-
-/// TLS could not begin.
-#[derive(Debug, thiserror::Error)]
-#[error("TLS: {0}")]
-struct TlsFault(String);
-
-/// Connects by TCP, and by TLS when the scheme says so.
-#[derive(Clone)]
-struct Connector {
-    http: HttpConnector<Resolver>,
-    tls: Arc<tls::Outbound>,
-}
-
-impl Service<Uri> for Connector {
-    type Response = Socket;
-    type Error = Box<dyn StdError + Send + Sync>;
-    type Future = BoxFuture<'static, Result<Socket, Self::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.http.poll_ready(context).map_err(Into::into)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let secure = uri.scheme_str() == Some("https");
-        let host = uri.host().unwrap_or_default().to_owned();
-        let tcp = self.http.call(uri);
-        let tls = Arc::clone(&self.tls);
-        Box::pin(async move {
-            let tcp = tcp.await?;
-            if !secure {
-                return Ok(Socket::Plain(tcp));
-            }
-            let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
-            let config = tls.of(&host).map_err(|error| TlsFault(format!("{error:#}")))?;
-            let handshake = TlsConnector::from(config).connect(name, tcp.into_inner());
-            let stream = within(Some(CONNECT_TIMEOUT), handshake).await;
-            let stream = stream.ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))??;
-            Ok(Socket::Tls(Box::new(TokioIo::new(stream))))
-        })
-    }
-}
-
-/// A connection.
-enum Socket {
-    Plain(TokioIo<TcpStream>),
-    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
-}
-
-impl Connection for Socket {
-    fn connected(&self) -> Connected {
-        match self {
-            Self::Tls(stream) if stream.inner().get_ref().1.alpn_protocol() == Some(b"h2") => {
-                Connected::new().negotiated_h2()
-            }
-            _ => Connected::new(),
-        }
-    }
-}
-
-impl Read for Socket {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
-        }
-    }
-}
-
-impl Write for Socket {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(context, slices),
-        }
     }
 }

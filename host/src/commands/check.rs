@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 
 use super::online::{self, Attempt};
 use super::{Common, Faults, print};
+use crate::egress::Environment;
 use crate::manifest::{Manifest, RuntimeConfig};
 use crate::settings::Settings;
-use crate::{console, environment};
+use crate::{console, environment, tls};
 
 /// Arguments of `check`.
 #[derive(Args)]
@@ -90,6 +91,9 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode, Faults> {
     let settings = match Settings::parse(text.clone(), &[], allow_loopback) {
         Ok(settings) => {
             warnings.extend(settings.warnings.iter().cloned().map(place));
+            let elsewhere = |message| Finding::elsewhere(&common.config, message);
+            warnings.extend(Environment::read().warnings(&settings.config).into_iter().map(elsewhere));
+            faults.extend(tls::configured(&settings.config).err().unwrap_or_default().into_iter().map(elsewhere));
             Some(settings)
         }
         Err(found) => {

@@ -21,7 +21,6 @@ use super::{Common, Faults};
 use crate::capability::http::Outbound;
 use crate::capability::postgres;
 use crate::console;
-use crate::hosts::Pattern;
 use crate::manifest::{Manifest, RuntimeConfig};
 use crate::settings::Settings;
 
@@ -121,12 +120,9 @@ impl Trial {
         };
         self.note(key, tried, Ok(issuer));
         // As the gateway does once it has read the document.
-        if !self.hosts_are_fixed {
-            let learnt =
-                [Some(&metadata.token_endpoint), Some(&metadata.jwks_uri), metadata.userinfo_endpoint.as_ref()];
-            let origins = learnt.into_iter().flatten().map(|url| url.origin().ascii_serialization());
-            self.outbound.allow(origins.filter_map(|origin| origin.parse::<Pattern>().ok()));
-        }
+        let learnt = [Some(&metadata.token_endpoint), Some(&metadata.jwks_uri), metadata.userinfo_endpoint.as_ref()];
+        let origins: Vec<_> = learnt.into_iter().flatten().map(|url| url.origin().ascii_serialization()).collect();
+        self.outbound.know_identity_provider(&origins, !self.hosts_are_fixed);
         let keys = self.document(metadata.jwks_uri.as_str()).await;
         let keys = keys.and_then(|body| JwkSet::parse(&body).map_err(|_| "the answer is not a JWK set".to_owned()));
         let outcome = keys.map(|_| "a key set".to_owned());
@@ -147,7 +143,7 @@ impl Trial {
         self.note(key.clone(), format!("GET {url}"), metadata.map(|_| "a discovery document".to_owned()));
         let Some(jwks_uri) = jwks_uri else { return };
         if !self.hosts_are_fixed {
-            self.outbound.allow(jwks_uri.origin().ascii_serialization().parse::<Pattern>());
+            self.outbound.allow(&[jwks_uri.origin().ascii_serialization()]);
         }
         let keys = self.document(jwks_uri.as_str()).await;
         let keys = keys.and_then(|body| JwkSet::parse(&body).map_err(|_| "the answer is not a JWK set".to_owned()));

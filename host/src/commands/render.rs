@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use sallyport::config::{self, Config, SpinFiles};
+use sallyport::config::{self, Config, MinTls, SpinFiles};
 
 use super::{Faults, print};
 use crate::console;
@@ -69,5 +69,22 @@ fn notes(config: &Config) -> Vec<&'static str> {
     if config.oidc.iter().any(|provider| provider.use_proxy.is_some()) {
         notes.push("oidc.use_proxy has no effect under Spin, which calls without a proxy");
     }
+    if config.upstreams.iter().any(|upstream| upstream.proxy.is_some()) {
+        notes.push("upstreams[].proxy has no effect under Spin, which calls without a proxy");
+    }
+    let tls = config
+        .upstreams
+        .iter()
+        .filter_map(|upstream| upstream.tls.as_ref())
+        .chain(config.oidc.iter().filter_map(|provider| provider.tls.as_ref()));
+    for tls in tls {
+        if tls.client_key_passphrase.is_some() {
+            notes.push("client_key_passphrase has no effect under Spin, which reads plain private keys only");
+        }
+        if tls.min_version != MinTls::Tls12 {
+            notes.push("min_version has no effect under Spin, which speaks TLS 1.2 and 1.3");
+        }
+    }
+    notes.dedup();
     notes
 }

@@ -18,6 +18,7 @@ use crate::capability::key_value::KeyValueStores;
 use crate::capability::postgres::{self, PostgresPools};
 use crate::capability::sqlite::SqliteDatabases;
 use crate::control::Control;
+use crate::egress::Egress;
 use crate::generation::{Generations, Ground};
 use crate::guard::Guard;
 use crate::hosts::Reach;
@@ -26,8 +27,7 @@ use crate::listen::{self, Server};
 use crate::manifest::{Manifest, RuntimeConfig};
 use crate::reload::{Hangups, Reloader};
 use crate::settings::Settings;
-use crate::tls::Trust;
-use crate::{console, environment, tls};
+use crate::{console, egress, environment, tls};
 
 /// Attempts to reach PostgreSQL, and the pause between two (auth contract §1.2).
 const CONNECT_ATTEMPTS: u32 = 3;
@@ -322,23 +322,17 @@ pub(crate) fn outbound(
 ) -> Result<Arc<Outbound>, Faults> {
     let config = &settings.config;
     let mut trust = runtime_config.client_tls.clone();
-    for provider in &config.oidc {
-        let Some(roots) = &provider.ca_cert_pem else { continue };
-        let own = Trust { roots: Some(roots.clone()), ..Trust::default() };
-        let discovery = provider.discovery_url.as_ref();
-        for host in [Some(&provider.issuer), discovery].into_iter().flatten().filter_map(|url| url.host_str()) {
-            trust.insert(host.to_ascii_lowercase(), own.clone());
-        }
-    }
+    trust.extend(tls::configured(config)?);
     let tls = tls::Outbound::new(&trust)?;
     let reach = Reach::of(config);
+    let egress = Egress::new(config, egress::Environment::read(), &reach.metadata_hosts);
     let guard = Guard {
         allow_loopback: settings.allow_loopback,
         metadata_hosts: reach.metadata_hosts,
         block_networks: runtime_config.block_networks.clone(),
     };
     let allowed = manifest.map_or(reach.hosts, |manifest| manifest.allowed_outbound_hosts.clone());
-    Ok(Arc::new(Outbound::new(guard, tls, allowed)))
+    Ok(Arc::new(Outbound::new(guard, tls, allowed, egress)))
 }
 
 /// The component may use the configured database, and others only if the manifest names them.

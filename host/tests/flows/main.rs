@@ -13,6 +13,7 @@ mod authlib;
 mod boot;
 mod chromium;
 mod crashes;
+mod egress;
 mod import;
 mod inference;
 mod masking;

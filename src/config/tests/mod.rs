@@ -430,7 +430,7 @@ fn upstreams_are_judged() {
         ),
         (
             "upstreams: [{ provider: mantle, region: us-east-1, models: [m], guardrail: { id: x, version: y } }]",
-            "1:65: upstreams[0].guardrail: unknown key; known here: provider, region, auth, assume_role, name, base_url, headers, models, groups",
+            "1:65: upstreams[0].guardrail: unknown key; known here: provider, region, auth, assume_role, name, base_url, headers, models, groups, proxy, tls",
         ),
         (
             "upstreams: [{ provider: anthropicAws, region: us-east-1, auth: { aws_bearer_token: x } }]",
@@ -444,6 +444,14 @@ fn upstreams_are_judged() {
         (
             "upstreams: [{ provider: foundry, resource: -x, auth: { use_azure_ad: false } }]",
             "1:44: upstreams[0].resource: must be 2 to 64 letters, digits and inner hyphens\n1:54: upstreams[0].auth: expected exactly one of `api_key` and `use_azure_ad: true`",
+        ),
+        (
+            "upstreams: [{ provider: anthropic, auth: { oauth_token: a }, proxy: 'socks5://user:pass@proxy:1080', tls: { system_roots: false, client_cert_file: /c, client_key_passphrase: p, min_version: TLSv1.1 } }]",
+            "1:69: upstreams[0].proxy: expected `direct`, or a proxy such as http://proxy.example.com:3128; a proxy of the kind socks5: is not supported\n1:107: upstreams[0].tls: `client_cert_file` and `client_key_file` belong together\n1:123: upstreams[0].tls.system_roots: `false` needs a `ca_file`: nothing would be trusted\n1:175: upstreams[0].tls.client_key_passphrase: needs a `client_key_file`\n1:191: upstreams[0].tls.min_version: expected TLSv1.2 or TLSv1.3; did you mean `TLSv1.2`?",
+        ),
+        (
+            "upstreams:\n  - { name: a, provider: anthropic, auth: { oauth_token: a }, proxy: direct }\n  - { name: b, provider: anthropic, auth: { oauth_token: b }, tls: { min_version: TLSv1.3 } }",
+            "3:5: upstreams[1].proxy: differs from that of upstream `a`, which is at https://api.anthropic.com too\n3:68: upstreams[1].tls: differs from that of upstream `a`, which is at https://api.anthropic.com too",
         ),
         (
             "upstreams:\n  - { provider: vertex, region: global, project_id: p }\n  - { provider: vertex, region: us, project_id: p }",

@@ -162,6 +162,10 @@ ca_roots_file = "/etc/ca.pem"
     for path in ["/token", "/sa.json", "/etc/ca.pem"] {
         assert!(manifest.contains(&format!("source = \"{path}\"")), "{path}");
     }
+    let client_tls = "hosts = [\"proxy.example.com\"]\nca_use_platform_roots = false\nca_roots_file = \"/etc/ca.pem\"\n\
+                      client_cert_file = \"/etc/client.pem\"\n# Spin reads plain keys only: decrypt this one.\n\
+                      client_private_key_file = \"/etc/client.key\"\n";
+    assert!(runtime_config.contains(client_tls), "{runtime_config}");
     assert!(!manifest.contains("0123456789abcdef") && !runtime_config.contains("0123456789abcdef"));
 }
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::config::{AnthropicAuth, AwsAuth, FoundryAuth, GoogleAuth, Secret};
 
 fn upstream(name: &str, provider: Provider) -> Upstream {
-    Upstream { name: name.into(), provider, base_url: None, headers: Vec::new(), models: None, groups: None }
+    crate::testing::upstream(name, provider)
 }
 
 fn anthropic() -> Upstream {

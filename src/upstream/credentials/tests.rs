@@ -44,8 +44,7 @@ impl Around {
 
     /// Answers the requests of a chain in turn; the requests as text, and how the chain ends.
     fn chain(&self, provider: Provider, answers: &[(u16, &str)]) -> (Vec<String>, Result<Obtained, CannotObtain>) {
-        let upstream =
-            Upstream { name: "u".into(), provider, base_url: None, headers: Vec::new(), models: None, groups: None };
+        let upstream = crate::testing::upstream("u", provider);
         self.run(|world| {
             let mut requests = Vec::new();
             let mut answers = answers.iter();

@@ -67,6 +67,10 @@ pub(crate) struct Site {
     pub(crate) more: String,
     /// More lines for the section `listen`.
     pub(crate) more_listen: String,
+    /// More lines for the section `oidc`.
+    pub(crate) more_oidc: String,
+    /// More lines for each upstream.
+    pub(crate) more_upstream: String,
     pub(crate) environment: Vec<(&'static str, String)>,
     pub(crate) transcript: Transcript,
     directory: TempDir,
@@ -92,6 +96,8 @@ impl Site {
             has_session_secret: false,
             more: String::new(),
             more_listen: String::new(),
+            more_oidc: String::new(),
+            more_upstream: String::new(),
             environment: Vec::new(),
             transcript,
             directory: TempDir::with_prefix("sallyport-").expect("a directory"),
@@ -132,6 +138,8 @@ impl Site {
             has_session_secret: self.has_session_secret,
             more: self.more.clone(),
             more_listen: self.more_listen.clone(),
+            more_oidc: self.more_oidc.clone(),
+            more_upstream: self.more_upstream.clone(),
             environment: self.environment.clone(),
             transcript: self.transcript.clone(),
             directory: TempDir::with_prefix("sallyport-").expect("a directory"),
@@ -192,8 +200,8 @@ impl Site {
             let _ = write!(
                 yaml,
                 "  issuer: {}\n  client_id: sallyport\n  client_secret: ${{CLIENT_SECRET}}\n  \
-                 allowed_email_domains: [example.com]\n  id_token_signed_response_alg: {}\n",
-                self.issuer, self.id_token_alg
+                 allowed_email_domains: [example.com]\n  id_token_signed_response_alg: {}\n{}",
+                self.issuer, self.id_token_alg, self.more_oidc
             );
         }
         for (name, issuer, more) in &self.providers {
@@ -213,7 +221,8 @@ impl Site {
             let _ = write!(
                 yaml,
                 "  - name: upstream-{index}\n    provider: anthropic\n    base_url: {base_url}\n    \
-                 auth:\n      api_key: ${{UPSTREAM_KEY}}\n"
+                 auth:\n      api_key: ${{UPSTREAM_KEY}}\n{}",
+                self.more_upstream
             );
         }
         yaml.push_str(&self.more);

@@ -13,6 +13,7 @@ mod people;
 mod postgres;
 mod programs;
 mod sdk;
+mod server;
 mod tokens;
 mod transcript;
 mod upstream;
@@ -32,6 +33,7 @@ pub(crate) use people::{Browser, Device, Tokens, poll, refresh, sign_in, until_r
 pub(crate) use postgres::{PASSWORD, Postgres};
 pub(crate) use programs::{command, lacks, node, search_path};
 pub(crate) use sdk::{python_sdk, typescript_sdk};
+pub(crate) use server::{Authority, Server};
 pub(crate) use tokens::{forge, header, session, unix_now};
 pub(crate) use upstream::{DELTAS, Exchange, MODEL, Upstream, discovery, message, question};
 
