@@ -16,7 +16,7 @@ pub(super) fn proxy(keys: &mut Keys<'_, '_>) -> Option<Proxy> {
         "Proxy for requests to this upstream: `direct`, or a URL such as `http://user:password@proxy.example.com:3128`. \
          Default: what `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say. Only `sallyport serve` uses a proxy.",
     )?;
-    judged(text.reveal()).map_err(|message| keys.secret_fault("proxy", message)).ok()
+    judged(text.reveal()).map_err(|message| keys.fault("proxy", message)).ok()
 }
 
 fn judged(text: &str) -> Result<Proxy, String> {

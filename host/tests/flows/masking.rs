@@ -8,7 +8,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Exchange, Gateway, MODEL, Nginx, Postgres, Site, Upstream, discovery, plain_client};
+use crate::support::{
+    Answer, Exchange, Gateway, MODEL, Postgres, Server, Site, Upstream, discovery, lacks, plain_client,
+};
 
 use self::conversation::{Conversation, Dice, generate};
 
@@ -274,15 +276,30 @@ fn two_turns_share_their_masked_prefix_across_restarts_and_replicas() {
 #[test]
 fn a_proxy_with_a_path_of_its_own_may_stand_before_the_provider() {
     let (provider, upstream) = (discovery(), echo(Cut::Text));
-    let Some(nginx) = Nginx::before(&upstream) else { return };
+    if lacks(&["nginx"]) {
+        return;
+    }
+    // As a company puts it in front of a model provider: with a path of its own, and compressing what it passes on.
+    let nginx = Server::nginx(&format!(
+        "client_max_body_size 64m; gzip on; gzip_min_length 1; gzip_types text/event-stream application/json;
+         server {{
+             listen 127.0.0.1:PORT;
+             location /claude-proxy/ {{
+                 proxy_pass http://{}/; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_buffering off;
+             }}
+             location / {{ return 404; }}
+         }}",
+        upstream.address
+    ));
+    let base_url = format!("http://127.0.0.1:{}/claude-proxy", nginx.port);
     let mut site = Site::for_inference(&provider, &upstream);
-    site.upstreams = vec![nginx.base_url.clone()];
+    site.upstreams = vec![base_url.clone()];
     site.more = MASKING.to_owned();
     let gateway = site.start();
     let token = site.session("ada");
     let conversation = generate(8, 500);
     let question = json!({"stream": true, "messages": [{"content": [{"type": "text", "text": "hello"}]}]});
-    let direct = gateway.call(plain_client().post(format!("{}/v1/messages?beta=true", nginx.base_url)));
+    let direct = gateway.call(plain_client().post(format!("{}/v1/messages?beta=true", base_url)));
     let direct = direct.header("accept-encoding", "gzip, deflate, br").json(&question).send().expect(200);
     assert_eq!(direct.header("content-encoding"), "gzip", "nginx compresses what it passes on");
 

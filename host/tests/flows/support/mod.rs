@@ -8,7 +8,6 @@ mod gateway;
 mod http;
 mod idp;
 mod issuer;
-mod nginx;
 mod people;
 mod postgres;
 mod programs;
@@ -28,7 +27,6 @@ pub(crate) use gateway::{Gateway, SESSION_SECRET, Site, Store, UPSTREAM_KEY, bin
 pub(crate) use http::{Answer, plain_client};
 pub(crate) use idp::{Idp, person};
 pub(crate) use issuer::Issuer;
-pub(crate) use nginx::Nginx;
 pub(crate) use people::{Browser, Device, Tokens, poll, refresh, sign_in, until_ready};
 pub(crate) use postgres::{PASSWORD, Postgres};
 pub(crate) use programs::{command, lacks, node, search_path};

@@ -90,11 +90,17 @@ fn beside_tests(name: &str) -> PathBuf {
 }
 
 fn is_installed(program: &str) -> bool {
-    search_path().any(|directory| directory.join(program).is_file())
+    find(program).is_some()
 }
 
-/// The directories of `PATH`.
+/// Where `program` is.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    search_path().map(|directory| directory.join(program)).find(|path| path.is_file())
+}
+
+/// The directories of `PATH`, and where Debian keeps servers, which is not on everybody's.
 pub(crate) fn search_path() -> impl Iterator<Item = PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths::<OsStr>(path.as_ref()).collect::<Vec<_>>().into_iter()
+    let directories: Vec<_> = std::env::split_paths::<OsStr>(path.as_ref()).collect();
+    directories.into_iter().chain([PathBuf::from("/usr/sbin")])
 }

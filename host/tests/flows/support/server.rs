@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::programs::command;
+use super::programs::{command, find};
 use super::{eventually, free_port};
 
 /// A program that listens on a port; killed on drop.
@@ -28,7 +28,7 @@ impl Server {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).expect("permissions");
         let (port, path) = (free_port(), directory.path().join("config"));
         fs::write(&path, config(directory.path(), port)).expect("a file");
-        let mut process = Command::new(program)
+        let mut process = Command::new(find(program).unwrap_or_else(|| panic!("{program} is not installed")))
             .args(arguments)
             .arg(&path)
             .current_dir(directory.path())
