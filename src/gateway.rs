@@ -10,13 +10,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use crate::config::Config;
 use crate::domain::audit::AuditEvent;
 use crate::domain::client_address;
+use crate::domain::figure::Figure;
 use crate::domain::policy::{self, Policies};
 use crate::domain::price::Prices;
 use crate::domain::session::{Denied, Session};
+use crate::domain::trace::Trace;
 use crate::endpoints;
 use crate::error::Failure;
 use crate::exchange::{Body, BodyError, Request, Response, read_body};
-use crate::log::{self, Level};
+use crate::log::Level;
 use crate::pages::Brand;
 use crate::ports::Ports;
 use crate::routes::Route;
@@ -50,6 +52,8 @@ pub struct Context {
     pub client_ip: IpAddr,
     /// The public origin: `listen.public_url`, or what the request's `Host` says.
     pub origin: String,
+    /// Its place in a trace (W3C Trace Context), if it has one.
+    pub trace: Option<Trace>,
 }
 
 impl Gateway {
@@ -69,10 +73,12 @@ impl Gateway {
 
     /// Answers one request.
     pub async fn handle(self: &Rc<Self>, request: Request) -> Response {
+        self.cache.audit.adopt(self);
         if let Some(operation) = self.control_operation(&request) {
             return endpoints::control::post(self, operation, request).await;
         }
         let context = self.context(&request);
+        let (received, method) = (self.ports.clock.now(), request.method.clone());
         let route = Route::find(&request.method, request.uri.path());
         let is_head = request.method == Method::HEAD;
         let outcome = match self.admit(&context, &request, route) {
@@ -84,6 +90,7 @@ impl Gateway {
             *response.body_mut() = Body::empty();
         }
         harden(response.headers_mut(), &context);
+        self.trace_request(&context, (route, method), received, response.status().as_u16());
         response
     }
 
@@ -125,13 +132,40 @@ impl Gateway {
 
     /// Writes one audit event.
     pub fn audit(&self, context: &Context, event: &AuditEvent<'_>) {
-        self.ports.log.line(&event.line(self.ports.clock.now(), Some(&context.request_id)));
+        self.record(event, Some(&context.request_id));
+    }
+
+    /// Writes one audit event that belongs to `request_id`, if to any.
+    pub(crate) fn record(&self, event: &AuditEvent<'_>, request_id: Option<&str>) {
+        let now = self.ports.clock.now();
+        let line = event.line(now, request_id);
+        self.ports.log.line(&line);
+        if self.config.audit.store {
+            self.cache.audit.push(now, event.name(), &line);
+        }
     }
 
     /// Writes one operational line.
     pub fn log(&self, level: Level, message: &str) {
+        self.say(level, None, message);
+    }
+
+    /// Writes one operational line about a request.
+    pub fn log_of(&self, context: &Context, level: Level, message: &str) {
+        self.say(level, Some(&context.request_id), message);
+    }
+
+    fn say(&self, level: Level, request_id: Option<&str>, message: &str) {
         if level >= self.ports.log_level {
-            self.ports.log.line(&log::operational(self.ports.clock.now(), level, message));
+            let line = self.ports.log_format.line(self.ports.clock.now(), level, request_id, message);
+            self.ports.log.line(&line);
+        }
+    }
+
+    /// Tells the host a figure for its metrics.
+    pub(crate) fn count(&self, figure: &Figure<'_>) {
+        if let Some(figures) = &self.ports.figures {
+            figures.line(&figure.line());
         }
     }
 
@@ -143,6 +177,7 @@ impl Gateway {
         // A host that does not tell the peer gets the one address that no rule trusts.
         let peer = request.peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         Context {
+            trace: self.trace(&request.headers),
             request_id: self.request_id(&request.headers),
             client_ip: client_address::resolve(peer, forwarded, &self.config.listen.trusted_proxies),
             origin: self.config.listen.public_url.clone().unwrap_or_else(|| {
@@ -198,7 +233,8 @@ impl Gateway {
     pub(crate) fn rescue(&self, context: &Context, failure: Failure) -> Response {
         if let Some(cause) = failure.cause() {
             let level = if failure.status().is_server_error() { Level::Error } else { Level::Warn };
-            self.log(level, &format!("{} ({}): {cause}", failure.status().as_u16(), context.request_id));
+            let message = format!("{} ({}): {cause}", failure.status().as_u16(), context.request_id);
+            self.log_of(context, level, &message);
         }
         failure.render(&context.request_id)
     }

@@ -380,9 +380,11 @@ async fn document(
     check: impl Fn(&[u8]) -> Result<(), String>,
 ) -> Result<Document, IdpError> {
     let now = gateway.ports.clock.now();
-    let is_fresh = |document: &Document| now.since(document.fetched_at) < age;
+    let is_fresh = |document: &Document| now.is_within(age, document.fetched_at);
+    // A pause that is longer than any was begun before the clock was set back.
+    let is_paused = |document: &Document| now < document.next_try && document.next_try <= now.plus(RETRY);
     let mut known = gateway.cache.documents.borrow().get(url).cloned();
-    if let Some(document) = known.as_ref().filter(|document| is_fresh(document) || now < document.next_try) {
+    if let Some(document) = known.as_ref().filter(|document| is_fresh(document) || is_paused(document)) {
         return Ok(document.clone());
     }
     let key = format!("idp/{}", hex(&Sha256::digest(url.as_bytes())));

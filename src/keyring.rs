@@ -73,7 +73,9 @@ impl Gateway {
         let now = self.ports.clock.now();
         let known = self.cache.keys.borrow().clone();
         let Some(known) = known else { return self.read_keys(None, now).await };
-        if now < known.next_read || self.signing_keys().is_none() {
+        // A pause that is longer than any was begun before the clock was set back.
+        let is_fresh = now < known.next_read && known.next_read <= now.plus(FRESH.max(PAUSE));
+        if is_fresh || self.signing_keys().is_none() {
             return Ok(known.keys);
         }
         if now.since(known.read_at) < STALE {
@@ -88,7 +90,7 @@ impl Gateway {
         let now = self.ports.clock.now();
         let known = self.cache.keys.borrow().clone();
         match known {
-            Some(known) if now.since(known.read_at) < FLOOR || self.signing_keys().is_none() => Ok(known.keys),
+            Some(known) if now.is_within(FLOOR, known.read_at) || self.signing_keys().is_none() => Ok(known.keys),
             known => self.read_keys(known, now).await,
         }
     }

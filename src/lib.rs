@@ -5,6 +5,7 @@
 //! **relay** send it **upstream** and **stream** the answer back.
 
 mod alerts;
+mod audit_copy;
 pub mod config;
 mod credentials;
 pub mod domain;
@@ -23,6 +24,7 @@ pub mod ports;
 mod relay;
 pub mod routes;
 mod sessions;
+mod spans;
 mod spending;
 pub mod store;
 pub mod stream;

@@ -1,4 +1,4 @@
-//! The form of operational lines: `[gateway] <ISO time> <level> <message>` (auth contract §11).
+//! The form of operational lines: `[gateway] <ISO time> <level> <message>` (auth contract §11), or JSON.
 
 use crate::domain::ids::Timestamp;
 
@@ -37,7 +37,68 @@ impl Level {
     }
 }
 
-/// One operational line. Line breaks in `message` become spaces: one event is one line.
-pub fn operational(at: Timestamp, level: Level, message: &str) -> String {
-    format!("[gateway] {} {} {}", at.to_rfc3339(), level.name(), message.replace(['\n', '\r'], " "))
+/// How operational lines are written. Audit events are JSON in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// `[gateway] <ISO time> <level> <message>`.
+    #[default]
+    Text,
+    /// `{"ts":…,"level":…,"request_id":…,"msg":…}`; what tells it from an audit event is `level` instead of `evt`.
+    Json,
+}
+
+impl Format {
+    /// `json`; anything else means text.
+    pub fn parse(name: &str) -> Self {
+        if name == "json" { Self::Json } else { Self::Text }
+    }
+
+    /// One operational line about `request_id`, if about any. Line breaks in `message` become spaces: one event is one
+    /// line.
+    pub fn line(self, at: Timestamp, level: Level, request_id: Option<&str>, message: &str) -> String {
+        let (at, level) = (at.to_rfc3339(), level.name());
+        match (self, request_id) {
+            (Self::Json, request_id) => {
+                let mut line = serde_json::json!({"ts": at, "level": level});
+                if let Some(id) = request_id {
+                    line["request_id"] = id.into();
+                }
+                line["msg"] = message.into();
+                line.to_string()
+            }
+            (Self::Text, Some(id)) if !message.contains(id) => {
+                format!("[gateway] {at} {level} {} ({id})", one_line(message))
+            }
+            (Self::Text, _) => format!("[gateway] {at} {level} {}", one_line(message)),
+        }
+    }
+}
+
+fn one_line(message: &str) -> String {
+    message.replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_line_in_either_form_and_names_its_request_once() {
+        let at = Timestamp::from_millis(0);
+        for (format, id, message, expected) in [
+            (Format::Text, None, "a\nb", "[gateway] 1970-01-01T00:00:00.000Z warn a b"),
+            (Format::Text, Some("r1"), "a", "[gateway] 1970-01-01T00:00:00.000Z warn a (r1)"),
+            (Format::Text, Some("r1"), "a (r1): b", "[gateway] 1970-01-01T00:00:00.000Z warn a (r1): b"),
+            (Format::Json, None, "a\n\"b", r#"{"ts":"1970-01-01T00:00:00.000Z","level":"warn","msg":"a\n\"b"}"#),
+            (
+                Format::Json,
+                Some("r1"),
+                "a",
+                r#"{"ts":"1970-01-01T00:00:00.000Z","level":"warn","request_id":"r1","msg":"a"}"#,
+            ),
+        ] {
+            assert_eq!(format.line(at, Level::Warn, id, message), expected);
+        }
+        assert_eq!((Format::parse("json"), Format::parse("")), (Format::Json, Format::Text));
+    }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 
 use crate::domain::ids::Timestamp;
-use crate::log::Level;
+use crate::log::{Format, Level};
 
 /// Everything the world gives to one instance of the gateway.
 pub struct Ports {
@@ -27,6 +27,8 @@ pub struct Ports {
     pub db: Box<dyn Db>,
     /// Where audit events and operational lines go.
     pub log: Box<dyn Log>,
+    /// Where figures for the host's metrics go; `None` where the host counts nothing.
+    pub figures: Option<Box<dyn Log>>,
     /// Files that the operator mounted (tokens that rotate on disk).
     pub files: Box<dyn Files>,
     /// Work that goes on after the response was sent.
@@ -35,6 +37,8 @@ pub struct Ports {
     pub environment: HashMap<String, String>,
     /// The least important operational lines that are written.
     pub log_level: Level,
+    /// The form of operational lines.
+    pub log_format: Format,
     /// Whether loopback targets may be called (`CLAUDE_GATEWAY_ALLOW_LOOPBACK`).
     pub allow_loopback: bool,
     /// What a request of the host itself carries; `None` where the host makes none.

@@ -13,8 +13,10 @@ use futures_util::{pin_mut, select_biased};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 
 use crate::domain::audit::{AuditEvent, Billing, MaskingReceipt};
+use crate::domain::figure::Figure;
 use crate::domain::ids::Timestamp;
 use crate::domain::session::Session;
+use crate::domain::trace::Work;
 use crate::error::Failure;
 use crate::exchange::{Body, CutOff, Response, read_body};
 use crate::gateway::{Context, Gateway};
@@ -140,6 +142,7 @@ impl<'a> Relay<'a> {
             let answer = upstream::without_answer(upstream, call.operation, request_id);
             Outcome::Failed { ids, answer: answer.map(|answer| (answer, receipt())) }
         };
+        let begun = self.gateway.ports.clock.now();
         let mut answer = self.ask(candidate, &call).await;
         if answer.as_ref().is_ok_and(|answer| credentials::is_withdrawn(upstream, answer.status())) {
             // A federated token may be withdrawn before its end: one more try with a new one (inference contract §9.5).
@@ -149,7 +152,7 @@ impl<'a> Relay<'a> {
         let answer = match answer {
             Ok(answer) => answer,
             Err(reason) => {
-                self.warn(index, &reason);
+                self.failed(candidate, begun, "no_answer", &reason);
                 return without_answer(RequestIds::default());
             }
         };
@@ -157,7 +160,7 @@ impl<'a> Relay<'a> {
         let ids = upstream::request_ids(&head.headers);
         let verdict = upstream::verdict(upstream, call.operation, head.status);
         if verdict != Verdict::Take {
-            let (answer, masking) = self.error_answer(candidate, (&call, masked), verdict, &head, body).await;
+            let (answer, masking) = self.error_answer((candidate, begun), (&call, masked), verdict, &head, body).await;
             if verdict == Verdict::GiveUp {
                 return Outcome::Answer(self.finish(Some(index), &ids, answer.map(Body::Full), masking.as_ref()));
             }
@@ -197,13 +200,13 @@ impl<'a> Relay<'a> {
                         (status, Body::Full(answer))
                     }
                     Err(reason) => {
-                        self.warn(index, &reason);
+                        self.failed(candidate, begun, "unreadable", &reason);
                         return without_answer(ids);
                     }
                 }
             }
         };
-        self.count_succeeded(candidate);
+        self.count_succeeded(candidate, begun);
         if let Some(clearance) = &self.inference.clearance {
             clearance.tell(&mut headers);
         }
@@ -228,15 +231,34 @@ impl<'a> Relay<'a> {
         Outcome::Answer(self.finish(Some(index), &ids, response, masking.as_ref()))
     }
 
+    /// An attempt came to nothing, for this reason; the next candidate is tried.
+    fn failed(&self, candidate: &Candidate, begun: Timestamp, outcome: &str, reason: &str) {
+        self.warn(candidate.upstream, reason);
+        self.attempted(candidate, begun, outcome, Verdict::TryNext);
+    }
+
+    /// Counts an attempt that is decided.
+    fn attempted(&self, candidate: &Candidate, begun: Timestamp, outcome: &str, verdict: Verdict) {
+        let is_last = self.inference.plan.candidates.last().is_some_and(|last| std::ptr::eq(last, candidate));
+        let elapsed = self.gateway.ports.clock.now().since(begun);
+        self.gateway.count(&Figure::Attempt {
+            upstream: &self.gateway.config.upstreams[candidate.upstream].name,
+            outcome,
+            ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            failover: verdict == Verdict::TryNext && !is_last,
+        });
+    }
+
     /// The client's form of an answer that is not taken, and what masking did to it.
     async fn error_answer(
         &self,
-        candidate: &Candidate,
+        (candidate, begun): (&Candidate, Timestamp),
         (call, masked): (&Call<'_>, Option<&MaskedMessage>),
         verdict: Verdict,
         head: &response::Parts,
         mut body: BoxStream,
     ) -> Told {
+        self.attempted(candidate, begun, head.status.as_str(), verdict);
         if verdict == Verdict::TryNext {
             self.warn(candidate.upstream, &format!("answered {}", head.status.as_u16()));
         }
@@ -316,10 +338,16 @@ impl<'a> Relay<'a> {
             }
         }
         let credential = gateway.credential(candidate.upstream).await?;
-        let request = upstream::prepare(upstream, call, &candidate.model, &credential, gateway.ports.clock.now())
+        let begun = gateway.ports.clock.now();
+        let mut request = upstream::prepare(upstream, call, &candidate.model, &credential, begun)
             .map_err(|error| error.to_string())?;
+        let span = gateway.random();
+        self.continue_trace(request.headers_mut(), span);
         let outbound = Outbound { request, first_byte_timeout: Some(gateway.config.timeouts.upstream_ttfb) };
-        gateway.ports.http.send(outbound).await.map_err(|error| {
+        let answer = gateway.ports.http.send(outbound).await;
+        let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
+        gateway.trace_work(self.context, begun, status, || Work::Attempt { upstream: upstream.name.clone(), span });
+        answer.map_err(|error| {
             let mut pauses = gateway.cache.count_pauses.borrow_mut();
             if upstream::may_pause(upstream, call.operation) {
                 pauses
@@ -329,6 +357,18 @@ impl<'a> Relay<'a> {
             }
             error.to_string()
         })
+    }
+
+    /// The upstream's place in the trace (W3C Trace Context §2.1). It is not part of a signature: these headers may be
+    /// changed on the way.
+    fn continue_trace(&self, headers: &mut HeaderMap, span: [u8; 8]) {
+        let Some(trace) = &self.context.trace else { return };
+        if let Ok(parent) = HeaderValue::try_from(trace.traceparent(span)) {
+            headers.insert(HeaderName::from_static("traceparent"), parent);
+        }
+        if let Some(Ok(state)) = trace.tracestate().map(HeaderValue::try_from) {
+            headers.insert(HeaderName::from_static("tracestate"), state);
+        }
     }
 
     /// Remembers a refused count: Bedrock is not asked again for a while (inference contract §10.5).
@@ -342,7 +382,8 @@ impl<'a> Relay<'a> {
     }
 
     /// Remembers that counting works.
-    fn count_succeeded(&self, candidate: &Candidate) {
+    fn count_succeeded(&self, candidate: &Candidate, begun: Timestamp) {
+        self.attempted(candidate, begun, "ok", Verdict::Take);
         if upstream::may_pause(&self.gateway.config.upstreams[candidate.upstream], self.inference.operation) {
             let mut pauses = self.gateway.cache.count_pauses.borrow_mut();
             pauses.entry((candidate.upstream, candidate.model.clone())).or_default().succeeded();
@@ -408,7 +449,7 @@ impl<'a> Relay<'a> {
     }
 
     fn warn(&self, index: usize, reason: &str) {
-        self.gateway.log(Level::Warn, &format!("{}: {reason}", self.label(index)));
+        self.gateway.log_of(self.context, Level::Warn, &format!("{}: {reason}", self.label(index)));
     }
 
     /// Writes the audit line and lets the response go.

@@ -85,11 +85,39 @@ impl Route {
             path if path.starts_with("/v1/organizations/spend_limits/") => Self::Organizations,
             "/v1/organizations/sessions" | "/v1/organizations/signing_keys/rotate" => Self::Organizations,
             path if path.starts_with("/v1/organizations/sessions/") => Self::Organizations,
+            "/v1/organizations/audit_events" | "/v1/organizations/audit_events/export" => Self::Organizations,
             "/v1/metrics" if post => Self::Metrics,
             "/v1/logs" if post => Self::Logs,
             "/v1/traces" if post => Self::Traces,
             _ => return None,
         })
+    }
+
+    /// Its path, as a label for metrics and traces: bounded, whatever clients send.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Landing => "/",
+            Self::Healthz => "/healthz",
+            Self::Readyz => "/readyz",
+            Self::Protocol => "/protocol",
+            Self::Discovery => "/.well-known/oauth-authorization-server",
+            Self::DeviceAuthorization => "/oauth/device_authorization",
+            Self::DevicePage | Self::DeviceVerify => "/device",
+            Self::DeviceDeny => "/device/deny",
+            Self::Callback => "/oauth/callback",
+            Self::Token => "/oauth/token",
+            Self::Revoke => "/oauth/revoke",
+            Self::ManagedSettings => "/managed/settings",
+            Self::UserBootstrap => "/user/bootstrap",
+            Self::Messages => "/v1/messages",
+            Self::CountTokens => "/v1/messages/count_tokens",
+            Self::Models => "/v1/models",
+            Self::Usage => "/api/oauth/usage",
+            Self::Organizations => "/v1/organizations",
+            Self::Metrics => "/v1/metrics",
+            Self::Logs => "/v1/logs",
+            Self::Traces => "/v1/traces",
+        }
     }
 
     /// Whether it is a probe, which is answered before the size and allow-list checks (auth contract §4.2).

@@ -194,7 +194,7 @@ impl Gateway {
         let known = self.cache.sessions.borrow().get(id).copied();
         match known {
             Some(Known::Ended) => true,
-            Some(Known::GoingOn { asked_at, is_asked_again }) if now.since(asked_at) < STALE => {
+            Some(Known::GoingOn { asked_at, is_asked_again }) if now.is_within(STALE, asked_at) => {
                 if now.since(asked_at) >= FRESH && !is_asked_again {
                     self.remember(id, Known::GoingOn { asked_at, is_asked_again: true });
                     let (gateway, id) = (Rc::clone(self), id.to_owned());
@@ -212,7 +212,7 @@ impl Gateway {
     /// Asks the store, unless it has failed a moment ago.
     async fn ask_after(&self, id: &str) -> bool {
         let now = self.ports.clock.now();
-        if self.cache.store_failed_at.get().is_some_and(|at| now.since(at) < PAUSE) {
+        if self.cache.store_failed_at.get().is_some_and(|at| now.is_within(PAUSE, at)) {
             return false;
         }
         let store = self.store();

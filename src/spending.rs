@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::alerts;
 use crate::config::{Admin, Provider};
 use crate::domain::audit::AuditEvent;
+use crate::domain::figure::Figure;
 use crate::domain::money::Money;
 use crate::domain::price::Served;
 use crate::domain::session::{Session, hex};
@@ -430,7 +431,20 @@ async fn record(
         };
         gateway.audit(context, &event);
     }
-    let Some((id, is_known)) = hold.map(Hold::settle) else { return };
+    let figure = |settled| Figure::Usage {
+        upstream: served.upstream,
+        model: served.model,
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+        cache_read_input_tokens: usage.cache_read_input_tokens,
+        cache_creation_input_tokens: usage.cache_creation_input_tokens,
+        nanos: u64::try_from(cost.as_nanos()).unwrap_or(0),
+        settled,
+    };
+    let Some((id, is_known)) = hold.map(Hold::settle) else {
+        gateway.count(&figure(false));
+        return;
+    };
     let subject = session.subject().unwrap_or_default();
     // A reservation knows its pool.
     let pool = if is_known { None } else { paying_pool(gateway, session, admin).await };
@@ -445,7 +459,9 @@ async fn record(
         session: session.id().unwrap_or_default(),
         at: gateway.ports.clock.now(),
     };
-    let Some(sums) = settled(gateway, context, settlement).await else { return };
+    let sums = settled(gateway, context, settlement).await;
+    gateway.count(&figure(sums.is_some()));
+    let Some(sums) = sums else { return };
     gateway.note_identity(session, subject).await;
     alerts::after_settlement(gateway, &sums).await;
     upkeep::after_response(gateway);

@@ -6,10 +6,11 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use crate::alerts;
+use crate::domain::figure::Figure;
 use crate::domain::ids::Timestamp;
 use crate::gateway::Gateway;
 use crate::log::Level;
-use crate::store::Retention;
+use crate::store::{Retention, StoreError, Swept};
 
 /// How often an instance asks whether a sweep is due; replicas agree in the store on who does it.
 const ASK_EVERY: Duration = Duration::from_secs(30);
@@ -18,15 +19,20 @@ const ASK_EVERY: Duration = Duration::from_secs(30);
 pub(crate) fn after_response(gateway: &Rc<Gateway>) {
     let now = gateway.ports.clock.now();
     let asked = &gateway.cache.asked_for_sweep;
-    if asked.get().is_some_and(|at| now.since(at) < ASK_EVERY) {
+    if asked.get().is_some_and(|at| now.is_within(ASK_EVERY, at)) {
         return;
     }
     asked.set(Some(now));
     let owner = Rc::clone(gateway);
     let sweep = async move {
-        match owner.store().sweep(now, retention(&owner, now)).await {
-            Ok(true) => prune_keys(&owner).await,
-            Ok(false) => {}
+        match owner.store().sweep(now, audit_copy(&owner, now), retention(&owner, now)).await {
+            Ok(None) => {}
+            Ok(Some(swept)) => {
+                for (table, rows) in swept.into_iter().filter(|(_, rows)| *rows > 0) {
+                    owner.count(&Figure::Swept { table, rows: rows as u64 });
+                }
+                prune_keys(&owner).await;
+            }
             Err(error) => owner.log(Level::Warn, &format!("rows that are over could not be deleted: {error}")),
         }
         alerts::send_due(&owner).await;
@@ -43,14 +49,29 @@ async fn prune_keys(gateway: &Gateway) {
     }
 }
 
+/// Does all of it at once.
+pub(crate) async fn at_once(gateway: &Gateway) -> Result<Swept, StoreError> {
+    let now = gateway.ports.clock.now();
+    let swept = gateway.store().sweep_all(now, audit_copy(gateway, now), retention(gateway, now)).await?;
+    prune_keys(gateway).await;
+    Ok(swept)
+}
+
+/// Until when the copy of the audit trail is forgotten, also of one that is no longer written.
+fn audit_copy(gateway: &Gateway, now: Timestamp) -> Timestamp {
+    days_before(now, gateway.config.audit.retention_days.into())
+}
+
+fn days_before(now: Timestamp, days: u64) -> Timestamp {
+    let millis = i64::try_from(days.saturating_mul(24 * 60 * 60 * 1000)).unwrap_or(i64::MAX);
+    Timestamp::from_millis(now.as_millis().saturating_sub(millis).max(0))
+}
+
 /// Until when spending is forgotten; nothing is without `admin`. A month is 31 days here: nobody misses what is kept a
 /// little longer.
 fn retention(gateway: &Gateway, now: Timestamp) -> Option<Retention> {
     let admin = gateway.config.admin.as_ref()?;
-    let ago = |days: u64| {
-        let millis = i64::try_from(days.saturating_mul(24 * 60 * 60 * 1000)).unwrap_or(i64::MAX);
-        Timestamp::from_millis(now.as_millis().saturating_sub(millis).max(0))
-    };
+    let ago = |days: u64| days_before(now, days);
     Some(Retention {
         spend: ago(u64::from(admin.spend_retention_months) * 31),
         audit: ago(admin.audit_retention_days.into()),

@@ -1,5 +1,6 @@
 //! Everything that judges the component natively: endpoints behind ports made of values, and the rules of the house.
 
+mod audit;
 mod endpoints;
 mod support;
 mod tidy;

@@ -5,7 +5,7 @@
 
 use std::io::Write;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
@@ -13,10 +13,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sallyport::domain::ids::Timestamp;
-use sallyport::log::{self, Level};
+use sallyport::log::{Format, Level};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+use crate::metrics;
 
 /// Lines that may wait for the writing thread.
 const WAITING_LINES: usize = 8192;
@@ -37,6 +39,17 @@ enum Message {
 }
 
 static CONSOLE: OnceLock<Console> = OnceLock::new();
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Writes operational lines in this form from now on.
+pub(crate) fn write_as(format: Format) {
+    IS_JSON.store(format == Format::Json, Ordering::Relaxed);
+}
+
+/// The form of operational lines.
+pub(crate) fn format() -> Format {
+    if IS_JSON.load(Ordering::Relaxed) { Format::Json } else { Format::Text }
+}
 
 fn console() -> &'static Console {
     CONSOLE.get_or_init(|| {
@@ -69,7 +82,11 @@ fn write(waiting: &mpsc::Receiver<Message>, dropped: &AtomicU64) {
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let line = log::operational(now(), Level::Warn, &format!("{lost} log lines were dropped: stderr is slow"));
+            if let Some(metrics) = metrics::wanted() {
+                metrics.lost(lost);
+            }
+            let message = format!("{lost} log lines were dropped: stderr is slow");
+            let line = format().line(now(), Level::Warn, None, &message);
             batch.extend_from_slice(line.as_bytes());
             batch.push(b'\n');
         }
@@ -102,7 +119,7 @@ pub(crate) fn flush() {
 /// Writes one operational line, if `level` is to be shown.
 pub(crate) fn line(level: Level, message: &str) {
     if level >= console().level {
-        plain(&log::operational(now(), level, message));
+        plain(&format().line(now(), level, None, message));
     }
 }
 
@@ -136,20 +153,46 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Standard output and error of one instance: bytes become whole lines.
-#[derive(Clone, Default)]
-pub(crate) struct GuestLines(Arc<Mutex<Vec<u8>>>);
+/// Standard output or error of one instance: bytes become whole lines.
+#[derive(Clone)]
+pub(crate) struct GuestLines {
+    begun: Arc<Mutex<Vec<u8>>>,
+    /// Whether lines may be figures, which are counted and not written.
+    may_be_figures: bool,
+}
 
 impl GuestLines {
+    /// Standard error.
+    pub(crate) fn error() -> Self {
+        Self { begun: Arc::default(), may_be_figures: false }
+    }
+
+    /// Standard output. The component writes figures there when it is told that they are counted.
+    pub(crate) fn output() -> Self {
+        Self { begun: Arc::default(), may_be_figures: true }
+    }
+
+    fn take(&self, line: Vec<u8>) {
+        let is_figure = self.may_be_figures && line.starts_with(b"{\"figure\":");
+        match metrics::wanted() {
+            Some(metrics) if is_figure => metrics.figure(&line),
+            Some(metrics) => metrics.line(&line),
+            None => {}
+        }
+        if !is_figure {
+            queue(line);
+        }
+    }
+
     fn push(&self, bytes: &[u8]) {
-        let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             begun.extend_from_slice(piece);
             if begun.len() > LONGEST_LINE && begun.last() != Some(&b'\n') {
                 begun.push(b'\n');
             }
             if begun.last() == Some(&b'\n') {
-                queue(std::mem::take(&mut *begun));
+                self.take(std::mem::take(&mut *begun));
             }
         }
     }

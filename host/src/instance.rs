@@ -132,10 +132,9 @@ impl Factory {
 
     /// Makes an instance. `memory` follows the size of its memory in bytes.
     pub(crate) async fn make(&self, memory: Arc<AtomicUsize>) -> Result<(Store<Instance>, Proxy)> {
-        let lines = GuestLines::default();
         let mut wasi = WasiCtxBuilder::new();
-        wasi.stdout(lines.clone())
-            .stderr(lines)
+        wasi.stdout(GuestLines::output())
+            .stderr(GuestLines::error())
             .envs(&self.world.environment)
             // A configuration and a token now and then: reading them is quicker than handing the work over.
             .allow_blocking_current_thread(true)

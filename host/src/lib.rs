@@ -22,6 +22,8 @@ mod instance;
 mod lane;
 mod listen;
 mod manifest;
+mod metrics;
+mod operator;
 mod own_store;
 mod pool;
 mod presence;

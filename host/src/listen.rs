@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use rustls::ServerConfig;
+use sallyport::routes::Route;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
@@ -30,6 +31,8 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use crate::console;
 use crate::generation::Generations;
 use crate::lane::Lanes;
+use crate::metrics::{self, Measured};
+use crate::operator::Phase;
 use crate::pool::{Exchange, NoAnswer};
 use crate::presence::{RequestBody, ResponseBody, Served};
 
@@ -170,6 +173,16 @@ impl Server {
 
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<ResponseBody<Probe>> {
         let head = request.method() == Method::HEAD;
+        let route = Route::find(request.method(), request.uri().path()).map_or("unknown", Route::path);
+        let mut measured = metrics::wanted().map(|metrics| metrics.begin(route));
+        if route == "/readyz" && Phase::current() == Phase::Draining {
+            let id = Uuid::new_v4().to_string();
+            let text = if head { "" } else { "draining" };
+            let response = Self::common(StatusCode::SERVICE_UNAVAILABLE, &id, "text/plain;charset=utf-8", text);
+            return response.map(|body| {
+                ResponseBody::new(body, Served::watch(Arc::default()), head, Probe(None, measured.take()))
+            });
+        }
         let scheme = if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
         let incoming = match incoming(request, peer, scheme) {
             Ok(incoming) => incoming,
@@ -179,7 +192,10 @@ impl Server {
                 if self.tls.is_some() {
                     response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
                 }
-                return response.map(|body| ResponseBody::new(body, served, head, Probe(None)));
+                if let Some(measured) = &mut measured {
+                    measured.answered(response.status());
+                }
+                return response.map(|body| ResponseBody::new(body, served, head, Probe(None, measured)));
             }
         };
         // A request stays with the configuration under which it arrived.
@@ -193,7 +209,10 @@ impl Server {
             response.headers_mut().entry(header::STRICT_TRANSPORT_SECURITY).or_insert(HSTS);
         }
         let bodiless = head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        response.map(|body| ResponseBody::new(body, served, bodiless, Probe(Some(exchange))))
+        if let Some(measured) = &mut measured {
+            measured.answered(response.status());
+        }
+        response.map(|body| ResponseBody::new(body, served, bodiless, Probe(Some(exchange), measured)))
     }
 
     fn no_answer(no_answer: &NoAnswer) -> Response<WasiBody> {
@@ -258,7 +277,11 @@ fn full(body: impl Into<Bytes>) -> WasiBody {
 }
 
 /// Asks whether the instance behind a response broke down, and keeps the exchange for as long as the response lives.
-pub(crate) struct Probe(Option<Arc<Exchange>>);
+/// It also measures how long that is.
+pub(crate) struct Probe(
+    Option<Arc<Exchange>>,
+    #[expect(dead_code, reason = "it counts when it goes")] Option<Measured>,
+);
 
 impl crate::presence::BrokeDown for Probe {
     fn broke_down(&self) -> bool {

@@ -25,6 +25,7 @@ use crate::component::INSTANCES;
 use crate::console;
 use crate::instance::{Factory, Instance};
 use crate::lane;
+use crate::metrics;
 use crate::presence::Presence;
 
 /// Requests that an instance serves before a fresh one takes its place.
@@ -223,7 +224,10 @@ impl Pool {
             };
             let load = &worker.load;
             job.exchange.attach(Some(Arc::clone(load)));
-            load.served.fetch_add(1, Ordering::Relaxed);
+            let before = load.served.fetch_add(1, Ordering::Relaxed);
+            if let Some(metrics) = metrics::wanted() {
+                metrics.dispatched(before == 0);
+            }
             match worker.jobs.send(job) {
                 Ok(()) => return,
                 Err(returned) => {
@@ -290,6 +294,7 @@ impl Pool {
                 return;
             }
         };
+        let _counted = Counted::begin();
         let busy = Busy { pool: &self, counted: AtomicBool::new(false) };
         let served = store.run_concurrent(async |accessor| serve(accessor, &proxy, &mut waiting, &busy).await).await;
         if let Err(error) = served.and_then(|served| served) {
@@ -315,6 +320,25 @@ impl Pool {
                 return;
             }
             rested.await;
+        }
+    }
+}
+
+/// An instance, among those that there are.
+struct Counted;
+
+impl Counted {
+    fn begin() -> Option<Self> {
+        let metrics = metrics::wanted()?;
+        metrics.instance_started();
+        Some(Self)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(metrics) = metrics::wanted() {
+            metrics.instance_ended();
         }
     }
 }

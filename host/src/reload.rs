@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sallyport::config::Listen;
+use sallyport::config::{Config, Listen, Metrics};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::capability::postgres;
@@ -25,13 +26,15 @@ pub(crate) struct Reloader {
     generations: Arc<Generations>,
     /// What only a start can change.
     at_start: Listen,
+    metrics_at_start: Option<Metrics>,
 }
 
 impl Reloader {
     /// For the configuration that the command line named.
     pub(crate) fn new(ground: Arc<Ground>, generations: Arc<Generations>) -> Self {
-        let at_start = generations.current().config.listen.clone();
-        Self { ground, generations, at_start }
+        let config = &generations.current().config;
+        let (at_start, metrics_at_start) = (config.listen.clone(), config.observability.metrics.clone());
+        Self { ground, generations, at_start, metrics_at_start }
     }
 
     /// Watches for as long as it is polled.
@@ -50,6 +53,7 @@ impl Reloader {
                     for fault in &faults {
                         console::error(&format!("configuration not reloaded: {}", fault.replace(['\n', '\r'], " ")));
                     }
+                    self.report(&faults).await;
                     console::error(
                         "the gateway goes on with the configuration it has; correct the file, or send SIGHUP to try \
                          again",
@@ -84,18 +88,30 @@ impl Reloader {
         for warning in next.warnings.iter().chain(&started.warnings) {
             console::warn(warning);
         }
-        for key in self.only_at_start(&next.config.listen) {
+        for key in self.only_at_start(&next.config) {
             console::warn(&format!("{key} has changed; it takes effect at the next start"));
         }
         let sha256 = next.config.sha256.clone();
         self.generations.replace(next);
+        self.report(&[]).await;
         console::info(&format!("configuration reloaded: sha256 {sha256}"));
         Ok(())
     }
 
+    /// Has the component that serves now write the audit event.
+    async fn report(&self, faults: &[String]) {
+        let input = json!({ "config_path": self.path().display().to_string(), "faults": faults });
+        if let Err(error) = self.generations.current().control().call("reloaded", &input).await {
+            console::warn(&format!("the reload could not be audited: {error}"));
+        }
+    }
+
     /// Keys whose new values have to wait.
-    fn only_at_start(&self, now: &Listen) -> Vec<&'static str> {
-        let then = &self.at_start;
+    fn only_at_start(&self, config: &Config) -> Vec<&'static str> {
+        let (then, now) = (&self.at_start, &config.listen);
+        let scraped = |metrics: &Option<Metrics>| {
+            metrics.as_ref().map(|metrics| (metrics.listen, metrics.token.as_ref().map(|token| token.reveal().clone())))
+        };
         let files = |listen: &Listen| listen.tls.as_ref().map(|tls| (tls.cert.clone(), tls.key.clone()));
         // With `--listen`, the file does not decide where.
         let decides = self.ground.options.listen.is_none();
@@ -103,6 +119,7 @@ impl Reloader {
             ("listen.host", decides && now.host != then.host),
             ("listen.port", decides && now.port != then.port),
             ("listen.tls", files(now) != files(then)),
+            ("observability.metrics", scraped(&config.observability.metrics) != scraped(&self.metrics_at_start)),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
     }

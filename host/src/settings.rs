@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sallyport::config::{self, AnthropicAuth, Config, Fault, GoogleAuth, Provider, Sources};
 use sallyport::ports::Files;
 
-use crate::environment;
+use crate::{console, environment};
 
 /// Stands in for a secret that is not there: long enough for any.
 const STAND_IN: &str = "not-defined-here-not-defined-here-not-defined-here-not-defined-here";
@@ -145,6 +145,12 @@ impl Settings {
         let allow_loopback = if self.allow_loopback { "1" } else { "0" };
         environment.insert("CLAUDE_GATEWAY_ALLOW_LOOPBACK".to_owned(), allow_loopback.to_owned());
         environment.insert("SALLYPORT_CONTROL".to_owned(), control.to_owned());
+        if console::format() == sallyport::log::Format::Json {
+            environment.insert("SALLYPORT_LOG_FORMAT".to_owned(), "json".to_owned());
+        }
+        if self.config.observability.metrics.is_some() {
+            environment.insert("SALLYPORT_FIGURES".to_owned(), "1".to_owned());
+        }
         environment.into_iter().collect()
     }
 }

@@ -40,6 +40,7 @@ pub fn destinations(config: &Config) -> BTreeSet<String> {
     for alert in config.admin.iter().flat_map(|admin| &admin.alerts) {
         found.extend(origin_of(&alert.webhook));
     }
+    found.extend(config.observability.otlp.as_ref().and_then(|otlp| origin_of(&otlp.url)));
     if let Some(address) = &config.store.postgres_url {
         found.extend(databases(address.reveal()));
     }

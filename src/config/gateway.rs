@@ -7,8 +7,8 @@ use super::shape::Shape;
 use super::yaml::Node;
 use super::{Config, Model, Oidc, Policy, PriceOverride, Pricing, Upstream};
 use super::{
-    admin, branding, catalog, cri, egress, http, listen, managed, masking, models, oidc, pricing, service_identities,
-    session, store, telemetry, upstreams,
+    admin, audit, branding, catalog, cri, egress, http, listen, managed, masking, models, observability, oidc, pricing,
+    service_identities, session, store, telemetry, upstreams,
 };
 
 /// Decodes the whole document. Its `sha256` is not filled in.
@@ -64,6 +64,7 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         "Spend limits and the admin API. Without this section nothing is metered or limited; `admin: {}` switches \
          metering on.",
     );
+    let audit = keys.or("audit", section(audit::audit), "{}", "The copy of the audit trail in the database.");
     let enforcement =
         keys.or("enforcement", section(admin::enforcement), "{}", "What happens when spend cannot be checked.");
     let pricing = keys.optional(
@@ -82,6 +83,12 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         "Masking of identifiers and secrets on the way to models. Without this section nothing is masked.",
     );
     let telemetry = keys.or("telemetry", section(telemetry::telemetry), "{}", "Relay of the clients' telemetry.");
+    let observability = keys.or(
+        "observability",
+        section(observability::observability),
+        "{}",
+        "What the gateway tells about itself: metrics and traces.",
+    );
     let access_control =
         keys.or("access_control", section(http::access_control), "{}", "Which client addresses are answered.");
     let limits = keys.or("limits", section(http::limits), "{}", "Sizes of requests.");
@@ -132,6 +139,10 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         let message = "needs an `admin` section: without one nothing is limited";
         keys.report.fault_at("enforcement.fail_closed_on_error", message);
     }
+    if audit.as_ref().is_some_and(|audit| audit.store) && !keys.has("admin") {
+        keys.report
+            .warn_at("audit.store", "the copy can only be read with SQL: the admin API needs an `admin` section");
+    }
     let policies = managed.as_ref().and_then(|managed| managed.policies.as_deref());
     // A faulty `managed` section is given the benefit of the doubt.
     let has_policies =
@@ -160,11 +171,13 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         models: models?,
         auto_include_builtin_models: auto_include_builtin_models?,
         admin,
+        audit: audit?,
         enforcement: enforcement?,
         pricing,
         managed,
         masking,
         telemetry: telemetry?,
+        observability: observability?,
         access_control: access_control?,
         limits: limits?,
         timeouts: timeouts?,

@@ -5,6 +5,7 @@
 
 mod address;
 mod admin;
+mod audit;
 mod branding;
 mod caps;
 mod catalog;
@@ -21,6 +22,7 @@ mod listen;
 mod managed;
 mod masking;
 mod models;
+mod observability;
 mod oidc;
 mod pricing;
 mod reference;
@@ -38,6 +40,7 @@ mod upstreams;
 mod yaml;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,6 +130,8 @@ pub struct Config {
     pub auto_include_builtin_models: bool,
     /// Spend limits and the admin API; `None` switches both off.
     pub admin: Option<Admin>,
+    /// The copy of the audit trail in the database.
+    pub audit: Audit,
     /// What happens when spend cannot be checked.
     pub enforcement: Enforcement,
     /// Price adjustments; `None` when the section is absent.
@@ -137,6 +142,8 @@ pub struct Config {
     pub masking: Option<Arc<Rules>>,
     /// Telemetry relay.
     pub telemetry: Telemetry,
+    /// What the gateway tells about itself.
+    pub observability: Observability,
     /// Which client addresses may speak to the gateway.
     pub access_control: AccessControl,
     /// Sizes.
@@ -630,6 +637,15 @@ pub enum AlertScope {
     User,
 }
 
+/// Section `audit`.
+#[derive(Debug, Clone, Copy)]
+pub struct Audit {
+    /// Whether events are copied into the database.
+    pub store: bool,
+    /// Days for which the copy is kept.
+    pub retention_days: u32,
+}
+
 /// Section `enforcement`.
 #[derive(Debug, Clone)]
 pub struct Enforcement {
@@ -725,6 +741,37 @@ pub struct Collector {
     pub traces: bool,
     /// Google credential, when a Google access token is to be sent.
     pub google: Option<GoogleAuth>,
+}
+
+/// Section `observability`.
+#[derive(Debug, Clone, Default)]
+pub struct Observability {
+    /// Metrics; only the native host has a listener for them.
+    pub metrics: Option<Metrics>,
+    /// Traces of the gateway's own work.
+    pub otlp: Option<Otlp>,
+}
+
+/// `observability.metrics`.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Where they are listened for.
+    pub listen: SocketAddr,
+    /// What a scraper has to show; never `None` unless `listen` is loopback.
+    pub token: Option<Secret<String>>,
+}
+
+/// `observability.otlp`.
+#[derive(Debug, Clone)]
+pub struct Otlp {
+    /// Base URL without a trailing slash.
+    pub url: String,
+    /// Headers, names in lower case.
+    pub headers: Vec<(String, Secret<String>)>,
+    /// How many of a hundred requests are traced that do not say it themselves.
+    pub sample_percent: u8,
+    /// How long spans are gathered.
+    pub delay: Duration,
 }
 
 /// Section `access_control`.

@@ -20,6 +20,18 @@ pub enum AuditEvent<'a> {
         /// Digest of its meaning, not of its text.
         sha256: &'a str,
     },
+    /// `config.reload`: a changed configuration was taken over, or refused. It has no `request_id`.
+    ConfigReload {
+        /// `success`, or `fail` when the gateway goes on with the configuration it has.
+        result: &'static str,
+        /// Where it was read.
+        path: &'a str,
+        /// Digest of what is in effect now.
+        sha256: &'a str,
+        /// The faults, separated by `; `.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        err: Option<&'a str>,
+    },
     /// `access.denied`: the address may not enter.
     AccessDenied {
         /// `ip_denylist` or `ip_not_allowlisted`.
@@ -38,7 +50,7 @@ pub enum AuditEvent<'a> {
     },
     /// `managed.serve`: a settings document was delivered.
     ManagedServe(SettingsServed),
-    /// `desktop_bootstrap.serve` or `desktop_bootstrap.denied`.
+    /// `desktop_bootstrap.serve`, `desktop_bootstrap.denied`: Claude Desktop asked for its configuration.
     DesktopBootstrap(BootstrapDecided),
     /// `device.authorize`: a device asked for a code.
     DeviceAuthorize {
@@ -169,7 +181,7 @@ pub enum AuditEvent<'a> {
         #[serde(skip_serializing_if = "<[String]>::is_empty")]
         groups: &'a [String],
     },
-    /// `admin.denied`: no administrator.
+    /// `admin.denied`: no administrator. It has no `request_id`.
     AdminDenied {
         /// `no_credentials`, `invalid_key` or `bearer_rejected`.
         reason: &'static str,
@@ -180,7 +192,7 @@ pub enum AuditEvent<'a> {
         /// The client's address.
         client_ip: IpAddr,
     },
-    /// `admin.limit.upsert`: a cap was set.
+    /// `admin.limit.upsert`: a cap was set. It has no `request_id`.
     AdminLimitUpsert {
         /// Which.
         #[serde(flatten)]
@@ -188,7 +200,7 @@ pub enum AuditEvent<'a> {
         /// Cents; null is unlimited.
         amount: Option<String>,
     },
-    /// `admin.limit.delete`: a cap was removed.
+    /// `admin.limit.delete`: a cap was removed. It has no `request_id`.
     AdminLimitDelete(LimitChanged<'a>),
 }
 
@@ -331,17 +343,24 @@ pub struct BootstrapDecided {
 pub struct SessionOutcome<'a> {
     /// `success` or `fail`.
     result: &'static str,
+    /// Who, on success.
     #[serde(skip_serializing_if = "Option::is_none")]
     sub: Option<&'a str>,
+    /// The e-mail address, if the session has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     email: Option<&'a str>,
+    /// The address of the browser, or of the client that refreshes.
     client_ip: IpAddr,
+    /// Life of the session token, on success.
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl_hours: Option<serde_json::Number>,
+    /// Where a refresh failed: `token_endpoint`, `claims`, `userinfo_fallback` or `userinfo_no_id_token`.
     #[serde(skip_serializing_if = "Option::is_none")]
     step: Option<&'static str>,
+    /// The OAuth error that a failed refresh was answered with.
     #[serde(skip_serializing_if = "Option::is_none")]
     answer: Option<&'static str>,
+    /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     err: Option<&'a str>,
 }
@@ -424,6 +443,7 @@ impl AuditEvent<'_> {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::ConfigLoad { .. } => "config.load",
+            Self::ConfigReload { .. } => "config.reload",
             Self::AccessDenied { .. } => "access.denied",
             Self::AuthDenied { .. } => "auth.denied",
             Self::ManagedServe(_) => "managed.serve",
@@ -449,11 +469,23 @@ impl AuditEvent<'_> {
         }
     }
 
+    /// Whether the event says which request it belongs to; these do not (auth contract §11).
+    const fn has_request_id(&self) -> bool {
+        !matches!(
+            self,
+            Self::ConfigLoad { .. }
+                | Self::ConfigReload { .. }
+                | Self::AdminDenied { .. }
+                | Self::AdminLimitUpsert { .. }
+                | Self::AdminLimitDelete(_)
+        )
+    }
+
     /// The line: `ts`, `evt` and `request_id` first, then the event's own fields.
     pub fn line(&self, at: Timestamp, request_id: Option<&str>) -> String {
         let fields = serde_json::to_string(self).expect("events are made of strings and numbers");
         let mut line = format!("{{\"ts\":\"{}\",\"evt\":\"{}\"", at.to_rfc3339(), self.name());
-        if let Some(id) = request_id {
+        if let Some(id) = request_id.filter(|_| self.has_request_id()) {
             // Ids are UUIDs or match [A-Za-z0-9._-]: nothing to escape.
             line.push_str(",\"request_id\":\"");
             line.push_str(id);

@@ -40,6 +40,12 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// Whether `earlier` was less than `age` ago. What lies ahead was noted before the clock was set back: it counts as
+    /// old, or it would stay fresh until the clock has caught up.
+    pub fn is_within(self, age: Duration, earlier: Self) -> bool {
+        earlier <= self && self.since(earlier) < age
+    }
+
     /// RFC 3339 in UTC with milliseconds: `2031-02-03T04:05:06.789Z`.
     pub fn to_rfc3339(self) -> String {
         let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
@@ -67,6 +73,14 @@ impl Serialize for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lies_ahead_is_not_fresh() {
+        let now = Timestamp::from_secs(100);
+        for (earlier, fresh) in [(100, true), (91, true), (90, false), (101, false), (1_000_000, false)] {
+            assert_eq!(now.is_within(Duration::from_secs(10), Timestamp::from_secs(earlier)), fresh, "{earlier}");
+        }
+    }
 
     #[test]
     fn timestamps_are_written_in_utc_with_milliseconds() {

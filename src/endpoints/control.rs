@@ -32,6 +32,9 @@ struct Input {
     /// Where the configuration was read, for the audit trail.
     #[serde(default)]
     config_path: String,
+    /// What `reloaded` reports: why the configuration was refused; nothing when it was taken over.
+    #[serde(default)]
+    faults: Vec<String>,
     /// What `keys` is to do: `list`, `rotate` or `revoke`.
     #[serde(default)]
     action: String,
@@ -75,6 +78,18 @@ pub(crate) async fn post(gateway: &Rc<Gateway>, operation: String, mut request: 
             Ok(applied) => json(StatusCode::OK, &json!({ "lines": applied_lines(&applied) })),
             Err(error) => failed(&format!("the database cannot be migrated: {error}")),
         },
+        "upkeep" => match crate::upkeep::at_once(gateway).await {
+            Ok(swept) => {
+                let mut deleted = std::collections::BTreeMap::<&str, usize>::new();
+                for (table, rows) in swept {
+                    *deleted.entry(table).or_default() += rows;
+                }
+                json(StatusCode::OK, &json!({ "deleted": deleted }))
+            }
+            Err(error) => failed(&format!("upkeep stopped: {error}")),
+        },
+        "health" => json(StatusCode::OK, &super::health::report(gateway).await),
+        "reloaded" => reloaded(gateway, &input),
         "keys" => keys(gateway, &input).await,
         "report" => report(gateway, &input.query).await,
         "limits" => limits(gateway, &input.text, input.dry_run).await,
@@ -86,7 +101,7 @@ async fn start(gateway: &Gateway, input: &Input) -> Started {
     let mut started = Started::default();
     let sha256 = &gateway.config.sha256;
     let event = AuditEvent::ConfigLoad { path: &input.config_path, sha256 };
-    gateway.ports.log.line(&event.line(gateway.ports.clock.now(), None));
+    gateway.record(&event, None);
 
     match gateway.store().migrate().await {
         Ok(applied) => started.lines.extend(applied_lines(&applied)),
@@ -142,6 +157,19 @@ async fn start(gateway: &Gateway, input: &Input) -> Started {
     started.lines.extend(gateway.policies.merge_notes());
     started.warnings.extend(models_without_a_price(gateway));
     started
+}
+
+/// The host has read the configuration again, and this is what came of it.
+fn reloaded(gateway: &Gateway, input: &Input) -> Response {
+    let err = (!input.faults.is_empty()).then(|| input.faults.join("; ").replace(['\n', '\r'], " "));
+    let event = AuditEvent::ConfigReload {
+        result: if err.is_some() { "fail" } else { "success" },
+        path: &input.config_path,
+        sha256: &gateway.config.sha256,
+        err: err.as_deref(),
+    };
+    gateway.record(&event, None);
+    json(StatusCode::OK, &json!({}))
 }
 
 /// Configured models that are billed as unknown ones (inference contract §13.3).
@@ -243,7 +271,7 @@ fn told(outcome: Result<Vec<KeyInfo>, RingError>) -> Response {
 }
 
 fn audit(gateway: &Gateway, event: &AuditEvent<'_>) {
-    gateway.ports.log.line(&event.line(gateway.ports.clock.now(), None));
+    gateway.record(event, None);
 }
 
 /// A page of the usage report.

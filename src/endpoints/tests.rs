@@ -58,8 +58,12 @@ impl World {
     }
 
     fn send_from(&self, ip: [u8; 4], method: Method, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let context =
-            Context { request_id: REQUEST_ID.to_owned(), client_ip: IpAddr::from(ip), origin: ORIGIN.to_owned() };
+        let context = Context {
+            request_id: REQUEST_ID.to_owned(),
+            client_ip: IpAddr::from(ip),
+            origin: ORIGIN.to_owned(),
+            trace: None,
+        };
         let uri: http::Uri = target.parse().expect("a target");
         let route = Route::find(&method, uri.path());
         let mut map = http::HeaderMap::new();

@@ -42,12 +42,27 @@ pub(super) struct Stderr;
 
 impl Log for Stderr {
     fn line(&self, line: &str) {
-        let mut whole = String::with_capacity(line.len() + 1);
-        whole.push_str(line);
-        whole.push('\n');
         // A host that does not take the line leaves nothing else to tell.
-        let _ = std::io::stderr().write_all(whole.as_bytes());
+        let _ = std::io::stderr().write_all(whole(line).as_bytes());
     }
+}
+
+/// Standard output: figures for our own host, which alone asks for them.
+pub(super) struct Stdout;
+
+impl Log for Stdout {
+    fn line(&self, line: &str) {
+        let mut stdout = std::io::stdout().lock();
+        // What is not counted is not worth more than that.
+        let _ = stdout.write_all(whole(line).as_bytes()).and_then(|()| stdout.flush());
+    }
+}
+
+fn whole(line: &str) -> String {
+    let mut whole = String::with_capacity(line.len() + 1);
+    whole.push_str(line);
+    whole.push('\n');
+    whole
 }
 
 /// Files that the host mounted.

@@ -68,7 +68,8 @@ async fn build() -> Option<Rc<Gateway>> {
         }
         Err(faults) => {
             for fault in faults {
-                log.line(&crate::log::operational(host::SystemClock.now(), crate::log::Level::Error, &fault));
+                let format = variables::log_format();
+                log.line(&format.line(host::SystemClock.now(), crate::log::Level::Error, None, &fault));
             }
             None
         }
@@ -126,10 +127,12 @@ fn ports(config: &Config, environment: HashMap<String, String>) -> Ports {
         key_value,
         db,
         log: Box::new(host::Stderr),
+        figures: variables::counts_figures().then(|| Box::new(host::Stdout) as Box<dyn Log>),
         files: Box::new(host::MountedFiles),
         tasks: Box::new(host::SpinTasks),
         environment,
         log_level: variables::log_level(),
+        log_format: variables::log_format(),
         allow_loopback: variables::switch("CLAUDE_GATEWAY_ALLOW_LOOPBACK"),
         control: variables::control_token(),
     }

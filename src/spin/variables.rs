@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::log::Level;
+use crate::log::{Format, Level};
 use crate::ports::Variables;
 
 /// Spin's variables, whose names are lower-case, and behind them the environment.
@@ -26,6 +26,16 @@ pub(super) fn switch(name: &str) -> bool {
 /// `CLAUDE_GATEWAY_LOG_LEVEL` (auth contract §1.4).
 pub(super) fn log_level() -> Level {
     Level::parse(environment("CLAUDE_GATEWAY_LOG_LEVEL").as_deref().unwrap_or_default())
+}
+
+/// `SALLYPORT_LOG_FORMAT`: `json` or text.
+pub(super) fn log_format() -> Format {
+    Format::parse(environment("SALLYPORT_LOG_FORMAT").as_deref().unwrap_or_default())
+}
+
+/// Whether our own host wants figures on standard output.
+pub(super) fn counts_figures() -> bool {
+    switch("SALLYPORT_FIGURES")
 }
 
 /// What our own host says with the requests that it makes itself; absent elsewhere, which closes the control channel.

@@ -7,12 +7,14 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
+use crate::audit_copy::AuditQueue;
 use crate::config::Secret;
-use crate::domain::breaker::Breaker;
+use crate::domain::destination::Destination;
 use crate::domain::ids::Timestamp;
 use crate::keyring::KnownKeys;
 use crate::masking::{KnownMasker, MaskingTotals};
 use crate::sessions::Known;
+use crate::spans::SpanQueue;
 use crate::upstream::CountPause;
 use crate::upstream::credentials::Obtained;
 
@@ -33,12 +35,16 @@ pub struct Cache {
     pub(crate) count_pauses: RefCell<HashMap<(usize, String), CountPause>>,
     /// Credentials that were obtained, by the upstream's index.
     pub(crate) credentials: RefCell<HashMap<usize, Obtained>>,
-    /// Collectors that fail, by their index.
-    pub(crate) breakers: RefCell<HashMap<usize, Breaker>>,
+    /// Collectors of telemetry, by their index.
+    pub(crate) destinations: RefCell<HashMap<usize, Destination>>,
     /// Upstreams whose credential is being renewed.
     pub(crate) renewing: RefCell<HashSet<usize>>,
     /// Access tokens for Google's directory by the path of their key file, and when they end.
     pub(crate) directory_tokens: RefCell<HashMap<String, (Secret<String>, Timestamp)>>,
+    /// Audit events on their way into the database.
+    pub(crate) audit: AuditQueue,
+    /// Spans on their way out.
+    pub(crate) spans: SpanQueue,
     /// When this instance last asked whether a sweep is due.
     pub(crate) asked_for_sweep: Cell<Option<Timestamp>>,
     /// People whose identity was kept a short while ago, by subject: a digest of it, and when.

@@ -8,14 +8,16 @@ use crate::ports::Value;
 use crate::store::{Store, StoreError, integer};
 
 impl Store<'_> {
-    /// Counts one use under `name`. `Some` if that is one too many: how long until the window ends.
+    /// Counts one use under `name`. `Some` if that is one too many: how long until the window ends. A
+    /// window that ends later than one that begins now was begun by a clock that was wrong, and is over.
     pub async fn count(&self, name: &str, limit: RateLimit, now: Timestamp) -> Result<Option<Duration>, StoreError> {
         let rows = self
             .run(
                 "INSERT INTO counters (name, uses, expires_at) VALUES ($1, 1, $2) \
                  ON CONFLICT (name) DO UPDATE SET \
-                 uses = CASE WHEN counters.expires_at <= CAST($3 AS BIGINT) THEN 1 ELSE counters.uses + 1 END, \
-                 expires_at = CASE WHEN counters.expires_at <= CAST($3 AS BIGINT) \
+                 uses = CASE WHEN counters.expires_at <= CAST($3 AS BIGINT) OR counters.expires_at > CAST($2 AS BIGINT) \
+                 THEN 1 ELSE counters.uses + 1 END, \
+                 expires_at = CASE WHEN counters.expires_at <= CAST($3 AS BIGINT) OR counters.expires_at > CAST($2 AS BIGINT) \
                  THEN CAST($2 AS BIGINT) ELSE counters.expires_at END \
                  RETURNING uses, expires_at",
                 &[

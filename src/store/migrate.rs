@@ -17,6 +17,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { number: 7, name: "sessions", sql: include_str!("../../migrations/0007_sessions.sql") },
     Migration { number: 8, name: "subject_tokens", sql: include_str!("../../migrations/0008_subject_tokens.sql") },
     Migration { number: 9, name: "alerts", sql: include_str!("../../migrations/0009_alerts.sql") },
+    Migration { number: 10, name: "audit_events", sql: include_str!("../../migrations/0010_audit_events.sql") },
 ];
 
 /// What the two databases spell differently: a column that numbers its rows, and text that is ordered by its bytes.

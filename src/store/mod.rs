@@ -4,6 +4,7 @@
 //! by the first statement of an instance, so that a database that is down stops only requests that need it.
 
 mod alerts;
+mod audit_events;
 pub mod cache;
 mod counters;
 mod device_grants;
@@ -26,13 +27,14 @@ use std::cell::Cell;
 use crate::ports::{Db, DbError, Row, Value};
 
 pub use alerts::{DueAlert, NewAlert};
+pub use audit_events::{AuditPage, AuditQuery, AuditRow, BATCH, KeptEvent};
 pub use device_grants::NewGrant;
 pub use identities::{Identity, Seen};
 pub use limits::{Change, Edge, Page, Recorded, Stored};
 pub use reports::{CostQuery, CostRow, PrincipalRow, PrincipalsQuery};
 pub use sessions::{EndedSession, NewSession, Refreshed, SessionRow, SessionsQuery};
 pub use spend::{Caller, Granted, Hold, Settlement, Sum, Wanted};
-pub use upkeep::Retention;
+pub use upkeep::{Retention, Swept};
 pub use usage::{Dimension, UsageQuery, UsageRow};
 
 /// A database as the gateway uses it.
@@ -139,6 +141,8 @@ mod report_tests;
 mod reservation_tests;
 #[cfg(test)]
 mod session_tests;
+#[cfg(test)]
+mod soak_tests;
 #[cfg(test)]
 mod spend_tests;
 #[cfg(test)]

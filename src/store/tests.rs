@@ -180,16 +180,16 @@ fn a_sweep_deletes_what_is_over_and_is_done_by_one() {
         begin(store, 1).await;
         assert!(store.use_subject_token(&once(1, Duration::from_secs(5))).await.expect("it runs"));
         assert_eq!(store.count("a", limit, NOW).await.expect("it runs"), None);
-        assert!(store.sweep(NOW, None).await.expect("it runs"));
-        assert!(!store.sweep(NOW.plus(Duration::from_secs(29)), None).await.expect("it runs"));
-        assert!(store.sweep(NOW.plus(Duration::from_secs(30)), None).await.expect("it runs"));
+        assert!(store.sweep(NOW, NOW, None).await.expect("it runs").is_some());
+        assert!(store.sweep(NOW.plus(Duration::from_secs(29)), NOW, None).await.expect("it runs").is_none());
+        assert!(store.sweep(NOW.plus(Duration::from_secs(30)), NOW, None).await.expect("it runs").is_some());
         let rows = async |table: &str| {
             store.run(&format!("SELECT COUNT(*) FROM {table}"), &[]).await.expect("it runs")[0][0].clone()
         };
         assert_eq!(rows("counters").await, Value::Integer(0));
         assert_eq!(rows("subject_tokens").await, Value::Integer(0));
         assert_eq!(rows("device_grants").await, Value::Integer(1));
-        assert!(store.sweep(NOW.plus(LIFETIME), None).await.expect("it runs"));
+        assert!(store.sweep(NOW.plus(LIFETIME), NOW, None).await.expect("it runs").is_some());
         assert_eq!(rows("device_grants").await, Value::Integer(0));
     });
 }
@@ -259,7 +259,8 @@ fn two_instances_that_start_at_once_end_with_one_schema() {
             .expect("it runs")
     }) {
         assert_eq!(ours, theirs);
-        assert_eq!(ours[0][0], Value::Integer(9));
+        let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).expect("readable").count();
+        assert_eq!(ours[0][0], Value::Integer(i64::try_from(files).expect("few")));
     }
 }
 
@@ -697,4 +698,60 @@ mod key_ring {
             })?;
         }
     }
+}
+
+#[test]
+fn audit_events_are_kept_found_by_time_person_and_name_and_forgotten() {
+    use crate::store::{AuditPage, AuditQuery, KeptEvent};
+
+    on_every_database(async |store| {
+        let event = |number: i64, evt: &str, sub: &str| KeptEvent {
+            at: NOW.plus(Duration::from_secs(number.unsigned_abs())),
+            evt: evt.to_owned(),
+            sub: sub.to_owned(),
+            email: format!("{sub}@example.test"),
+            entry: format!(r#"{{"n":{number},"odd":"\u0000 '"}}"#),
+        };
+        let events: Vec<KeptEvent> = (0..6)
+            .map(|n| event(n, if n % 2 == 0 { "inference" } else { "session.mint" }, if n < 3 { "ada" } else { "bob" }))
+            .collect();
+        store.keep_audit(&events[..4]).await.expect("it runs");
+        store.keep_audit(&events[4..]).await.expect("it runs");
+        store.keep_audit(&[]).await.expect("it runs");
+        let all = AuditQuery {
+            from: Timestamp::from_secs(0),
+            to: Timestamp::from_millis(i64::MAX),
+            users: Vec::new(),
+            events: Vec::new(),
+            page: AuditPage::After(0),
+            most: 100,
+        };
+        let found = async |query: AuditQuery| -> Vec<i64> {
+            let rows = store.audit_events(&query).await.expect("it runs");
+            rows.iter()
+                .map(|row| {
+                    serde_json::from_str::<serde_json::Value>(&row.entry).expect("JSON")["n"].as_i64().expect("n")
+                })
+                .collect()
+        };
+        assert_eq!(found(all.clone()).await, [0, 1, 2, 3, 4, 5]);
+        let newest = AuditQuery { page: AuditPage::Before(i64::MAX), most: 2, ..all.clone() };
+        assert_eq!(found(newest.clone()).await, [5, 4]);
+        let last = store.audit_events(&newest).await.expect("it runs")[1].seq;
+        assert_eq!(found(AuditQuery { page: AuditPage::Before(last), ..newest }).await, [3, 2]);
+        let ada = AuditQuery { users: vec!["ada".to_owned()], ..all.clone() };
+        assert_eq!(found(ada.clone()).await, [0, 1, 2]);
+        let several = vec!["bob@example.test".to_owned(), "ada".to_owned(), "nobody".to_owned()];
+        assert_eq!(found(AuditQuery { users: several, ..all.clone() }).await.len(), 6);
+        assert_eq!(found(AuditQuery { events: vec!["session.mint".to_owned()], ..ada }).await, [1]);
+        let between =
+            AuditQuery { from: NOW.plus(Duration::from_secs(2)), to: NOW.plus(Duration::from_secs(4)), ..all.clone() };
+        assert_eq!(found(between).await, [2, 3]);
+
+        assert!(store.sweep(NOW, NOW.plus(Duration::from_secs(3)), None).await.expect("it runs").is_some());
+        assert_eq!(found(all.clone()).await, [3, 4, 5]);
+        let swept = store.sweep_all(NOW, NOW.plus(Duration::from_hours(1)), None).await.expect("it runs");
+        assert!(swept.contains(&("audit_events", 3)), "{swept:?}");
+        assert!(found(all).await.is_empty());
+    });
 }

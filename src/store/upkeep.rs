@@ -10,7 +10,14 @@ use crate::store::{Store, StoreError};
 /// How often a sweep is due. Rows that are over are ignored anyway (auth contract §5.5).
 const EVERY: Duration = Duration::from_secs(30);
 
-/// One bounded statement per table; what remains waits for the next sweep.
+/// Rows that one statement deletes, about.
+const PIECE: usize = 500;
+
+/// Statements that one sweep runs per table, at most: 40 pieces each 30 s are 666 rows a second, more than any of the
+/// tables grows by. What remains waits for the next sweep.
+const PIECES: usize = 40;
+
+/// One bounded statement per table whose rows know when they are over.
 const SWEEPS: &[&str] = &[
     "DELETE FROM device_grants WHERE device_hash IN \
      (SELECT device_hash FROM device_grants WHERE expires_at <= $1 ORDER BY expires_at LIMIT 500)",
@@ -27,10 +34,17 @@ const SWEEPS: &[&str] = &[
 
 /// One row for each request of the last minutes: bounded as well, but by as much as a busy gateway does in thirty seconds.
 const SETTLED_SWEEP: &str = "DELETE FROM spend WHERE kind = 'hold' AND principal IN \
-     (SELECT principal FROM spend WHERE kind = 'hold' AND state IN ('settled', 'released') AND updated_at < $1 LIMIT 50000)";
+     (SELECT principal FROM spend WHERE kind = 'hold' AND state IN ('settled', 'released') AND updated_at < $1 LIMIT 2000)";
 
 /// For how long the id of a request that was settled is remembered, so that it is not settled again.
 const SETTLED_FOR: Duration = Duration::from_mins(10);
+
+/// The copy of the audit trail, for as long as the operator wants it.
+const AUDIT_COPY: &str = "DELETE FROM audit_events WHERE seq IN \
+     (SELECT seq FROM audit_events WHERE at < $1 ORDER BY at LIMIT 500)";
+
+/// What upkeep deleted: tables and rows.
+pub type Swept = Vec<(&'static str, usize)>;
 
 /// How long spending is remembered: `admin.spend_retention_months`, `audit_retention_days`, `identity_retention_days`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,57 +58,86 @@ pub struct Retention {
 }
 
 impl Store<'_> {
-    /// Deletes some of what is over, if a sweep is due and nobody else does it. Returns whether it did.
-    pub async fn sweep(&self, now: Timestamp, retention: Option<Retention>) -> Result<bool, StoreError> {
+    /// Deletes some of what is over, if a sweep is due and nobody else does it. Returns what it deleted if it did. Audit events
+    /// from before `audit_copy` go as well.
+    pub async fn sweep(
+        &self,
+        now: Timestamp,
+        audit_copy: Timestamp,
+        retention: Option<Retention>,
+    ) -> Result<Option<Swept>, StoreError> {
         let every = i64::try_from(EVERY.as_millis()).unwrap_or(i64::MAX);
         let due = Timestamp::from_millis(now.as_millis().saturating_sub(every));
         if !self.claim("sweep", due, now).await? {
-            return Ok(false);
+            return Ok(None);
         }
-        for statement in SWEEPS {
-            self.run(statement, &[Value::Integer(now.as_millis())]).await?;
-        }
-        if let Some(retention) = retention {
-            self.expire_holds(now).await?;
-            let settled = now.as_millis().saturating_sub(i64::try_from(SETTLED_FOR.as_millis()).unwrap_or(i64::MAX));
-            self.run(SETTLED_SWEEP, &[Value::Integer(settled)]).await?;
-            self.forget(retention).await?;
-        }
-        Ok(true)
+        self.delete(now, audit_copy, retention, PIECES).await.map(Some)
     }
 
-    /// Deletes a bounded number of rows that are older than `retention` wants.
-    async fn forget(&self, retention: Retention) -> Result<(), StoreError> {
-        let day = calendar::day(calendar::date(retention.identity));
-        for (statement, bound) in [
-            (
-                "DELETE FROM spend WHERE updated_at IN \
-                 (SELECT updated_at FROM spend WHERE updated_at < $1 ORDER BY updated_at LIMIT 500)",
-                Value::Integer(retention.spend.as_millis()),
-            ),
-            (
-                "DELETE FROM alerts WHERE id IN \
-                 (SELECT id FROM alerts WHERE created_at < $1 ORDER BY created_at LIMIT 500)",
-                Value::Integer(retention.spend.as_millis()),
-            ),
-            (
-                "DELETE FROM spend_limits WHERE seq IN (SELECT seq FROM spend_limits \
-                 WHERE kind = 'change' AND updated_at < $1 ORDER BY updated_at LIMIT 500)",
-                Value::Integer(retention.audit.as_millis()),
-            ),
-            (
-                "DELETE FROM principals WHERE principal IN \
-                 (SELECT principal FROM principals WHERE updated_at < $1 ORDER BY updated_at LIMIT 500)",
-                Value::Integer(retention.identity.as_millis()),
-            ),
-            (
-                "DELETE FROM principal_groups WHERE (day, principal) IN \
-                 (SELECT day, principal FROM principal_groups WHERE day < $1 ORDER BY day LIMIT 500)",
-                Value::Text(day),
-            ),
-        ] {
-            self.run(statement, &[bound]).await?;
+    /// Deletes all of what is over, whoever else does it.
+    pub async fn sweep_all(
+        &self,
+        now: Timestamp,
+        audit_copy: Timestamp,
+        retention: Option<Retention>,
+    ) -> Result<Swept, StoreError> {
+        self.delete(now, audit_copy, retention, usize::MAX).await
+    }
+
+    async fn delete(
+        &self,
+        now: Timestamp,
+        audit_copy: Timestamp,
+        retention: Option<Retention>,
+        pieces: usize,
+    ) -> Result<Swept, StoreError> {
+        let over = |statement: &&'static str| (*statement, Value::Integer(now.as_millis()));
+        let mut statements: Vec<(&'static str, Value)> = SWEEPS.iter().map(over).collect();
+        statements.push((AUDIT_COPY, Value::Integer(audit_copy.as_millis())));
+        if let Some(retention) = retention {
+            let day = calendar::day(calendar::date(retention.identity));
+            let settled = now.as_millis().saturating_sub(i64::try_from(SETTLED_FOR.as_millis()).unwrap_or(i64::MAX));
+            self.expire_holds(now).await?;
+            let [spend, alerts, changes, principals, groups] = FORGET;
+            statements.extend([
+                (SETTLED_SWEEP, Value::Integer(settled)),
+                (spend, Value::Integer(retention.spend.as_millis())),
+                (alerts, Value::Integer(retention.spend.as_millis())),
+                (changes, Value::Integer(retention.audit.as_millis())),
+                (principals, Value::Integer(retention.identity.as_millis())),
+                (groups, Value::Text(day)),
+            ]);
         }
-        Ok(())
+        let mut swept = Swept::new();
+        for (statement, bound) in statements {
+            let is_deletion = statement.starts_with("DELETE FROM ");
+            let table = statement.split_whitespace().nth(2).unwrap_or_default();
+            let counted = format!("{statement} RETURNING 1");
+            let mut deleted = 0;
+            for _ in 0..pieces {
+                let rows = self.run(&counted, std::slice::from_ref(&bound)).await?.len();
+                deleted += rows;
+                if rows < PIECE {
+                    break;
+                }
+            }
+            if is_deletion {
+                swept.push((table, deleted));
+            }
+        }
+        Ok(swept)
     }
 }
+
+/// What is forgotten with `admin`: sums, alerts, changes of caps, people, memberships.
+const FORGET: [&str; 5] = [
+    "DELETE FROM spend WHERE updated_at IN \
+     (SELECT updated_at FROM spend WHERE updated_at < $1 ORDER BY updated_at LIMIT 500)",
+    "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts WHERE created_at < $1 ORDER BY created_at LIMIT 500)",
+    "DELETE FROM spend_limits WHERE seq IN (SELECT seq FROM spend_limits \
+     WHERE kind = 'change' AND updated_at < $1 ORDER BY updated_at LIMIT 500)",
+    "DELETE FROM principals WHERE principal IN \
+     (SELECT principal FROM principals WHERE updated_at < $1 ORDER BY updated_at LIMIT 500)",
+    "DELETE FROM principal_groups WHERE (day, principal) IN \
+     (SELECT day, principal FROM principal_groups WHERE day < $1 ORDER BY day LIMIT 500)",
+];

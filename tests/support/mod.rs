@@ -21,7 +21,7 @@ use sallyport::config::{self, Sources};
 use sallyport::domain::ids::Timestamp;
 use sallyport::exchange::{Body, CutOff, Request, Response};
 use sallyport::gateway::Gateway;
-use sallyport::log::Level;
+use sallyport::log::{Format, Level};
 use sallyport::ports::{
     BodySink, BoxStream, ByteStream, ClientLeft, Clock, Db, DbError, Dialect, Entropy, Files, Http, HttpError,
     KeyValue, KeyValueError, Log, Outbound, Ports, Row, StreamError, Tasks, Value,
@@ -56,6 +56,7 @@ pub(crate) struct TestGateway {
     pub(crate) clock: Rc<ManualClock>,
     pub(crate) http: Rc<ScriptedHttp>,
     pub(crate) log: Rc<CapturedLog>,
+    pub(crate) figures: Rc<CapturedLog>,
     pub(crate) db: Rc<MemoryDb>,
     pub(crate) key_value: Rc<MemoryKeyValue>,
     config: String,
@@ -86,6 +87,7 @@ impl TestGateway {
         let pool = LocalPool::new();
         let http = Rc::new(ScriptedHttp::default());
         let log = Rc::new(CapturedLog::default());
+        let figures = Rc::new(CapturedLog::default());
         let ports = Ports {
             clock: Box::new(Shared(Rc::clone(&clock))),
             entropy: Box::new(CountedEntropy(Cell::new(0))),
@@ -93,15 +95,17 @@ impl TestGateway {
             key_value: Box::new(Shared(Rc::clone(&key_value))),
             db: Box::new(Shared(Rc::clone(&db))),
             log: Box::new(Shared(Rc::clone(&log))),
+            figures: Some(Box::new(Shared(Rc::clone(&figures)))),
             files: Box::new(NoFiles),
             tasks: Box::new(PoolTasks(pool.spawner())),
             environment: HashMap::new(),
             log_level: Level::Debug,
+            log_format: Format::Text,
             allow_loopback: false,
             control: Some(CONTROL.to_owned()),
         };
         let gateway = Rc::new(Gateway::new(loaded.config, ports));
-        Self { gateway, clock, http, log, db, key_value, config: text.to_owned(), pool }
+        Self { gateway, clock, http, log, figures, db, key_value, config: text.to_owned(), pool }
     }
 
     /// What is wrong with a configuration.
@@ -146,6 +150,12 @@ impl TestGateway {
         request.control = Some(CONTROL.to_owned());
         let response = self.pool.run_until(self.gateway.handle(request));
         self.end(response).json()
+    }
+
+    /// Lets time pass, and what waited for it go on.
+    pub(crate) fn pass(&mut self, duration: Duration) {
+        self.clock.advance(duration);
+        self.pool.run_until_stalled();
     }
 
     /// A session token for Ada with these groups.

@@ -9,6 +9,7 @@ use super::Imports;
 use super::bindings::spin::key_value::key_value::{Error, Host, HostStore, HostStoreWithStore, Store};
 use super::database::{Database, Gone};
 use crate::instance::Instance;
+use crate::metrics;
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS spin_key_value \
      (store TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (store, key))";
@@ -44,6 +45,17 @@ fn gone(gone: Gone) -> Error {
     Error::Other(gone.to_string())
 }
 
+async fn measured<T>(
+    work: impl Future<Output = Result<rusqlite::Result<T>, Gone>>,
+) -> Result<rusqlite::Result<T>, Gone> {
+    let since = tokio::time::Instant::now();
+    let outcome = work.await;
+    if let Some(metrics) = metrics::wanted() {
+        metrics.store("key_value", since, matches!(outcome, Ok(Ok(_))));
+    }
+    outcome
+}
+
 impl Host for Instance {}
 
 impl HostStore for Instance {}
@@ -77,7 +89,7 @@ impl<T: Send> HostStoreWithStore<T> for Imports {
                 .query_row(params![label, key], |row| row.get(0))
                 .optional()
         });
-        Ok(read.await.map_err(gone).and_then(|value| value.map_err(|error| failed(&error))))
+        Ok(measured(read).await.map_err(gone).and_then(|value| value.map_err(|error| failed(&error))))
     }
 
     async fn set(
@@ -95,7 +107,7 @@ impl<T: Send> HostStoreWithStore<T> for Imports {
                 )?
                 .execute(params![label, key, value])
         });
-        Ok(written.await.map_err(gone).and_then(|done| done.map(drop).map_err(|error| failed(&error))))
+        Ok(measured(written).await.map_err(gone).and_then(|done| done.map(drop).map_err(|error| failed(&error))))
     }
 
     async fn delete(
@@ -109,7 +121,7 @@ impl<T: Send> HostStoreWithStore<T> for Imports {
                 .prepare_cached("DELETE FROM spin_key_value WHERE store = ?1 AND key = ?2")?
                 .execute(params![label, key])
         });
-        Ok(deleted.await.map_err(gone).and_then(|done| done.map(drop).map_err(|error| failed(&error))))
+        Ok(measured(deleted).await.map_err(gone).and_then(|done| done.map(drop).map_err(|error| failed(&error))))
     }
 
     async fn exists(
@@ -123,7 +135,7 @@ impl<T: Send> HostStoreWithStore<T> for Imports {
                 .prepare_cached("SELECT 1 FROM spin_key_value WHERE store = ?1 AND key = ?2")?
                 .exists(params![label, key])
         });
-        Ok(exists.await.map_err(gone).and_then(|exists| exists.map_err(|error| failed(&error))))
+        Ok(measured(exists).await.map_err(gone).and_then(|exists| exists.map_err(|error| failed(&error))))
     }
 
     async fn get_keys(

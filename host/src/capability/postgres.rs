@@ -14,6 +14,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, Recycli
 use rustls::pki_types::ServerName;
 use sallyport::ports;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type};
@@ -28,6 +29,7 @@ use super::bindings::spin::postgres::postgres::{
     ParameterValue, QueryError,
 };
 use crate::instance::Instance;
+use crate::metrics;
 use crate::tls::{self, SslMode};
 
 /// A connection that rested longer than this is asked whether it lives before it is used.
@@ -281,7 +283,13 @@ fn was_cut_off(state: &SqlState) -> bool {
 /// A connection that is most likely alive.
 async fn connection(pool: &Pool) -> Result<Object, Error> {
     loop {
-        let object = pool.get().await.map_err(|error| Error::ConnectionFailed(pool_fault(&error)))?;
+        let since = Instant::now();
+        let object = pool.get().await;
+        if let Some(metrics) = metrics::wanted() {
+            let status = pool.status();
+            metrics.pool(since, status.size, status.available);
+        }
+        let object = object.map_err(|error| Error::ConnectionFailed(pool_fault(&error)))?;
         if Object::metrics(&object).last_used() < TRUSTED_REST {
             return Ok(object);
         }
@@ -558,14 +566,23 @@ type Table = (Vec<Column>, Vec<Vec<DbValue>>);
 
 async fn query(pool: &Pool, statement: &str, parameters: Vec<ParameterValue>) -> Result<Table, Error> {
     let parameters: Vec<Parameter> = parameters.into_iter().map(Parameter::of).collect::<Result<_, _>>()?;
-    let Outcome { statement, rows, .. } = run(pool, statement, &parameters, Wanted::Rows).await?;
+    let Outcome { statement, rows, .. } = measured(run(pool, statement, &parameters, Wanted::Rows)).await?;
     let columns = statement.columns().iter().map(column).collect();
     Ok((columns, rows.iter().map(row).collect::<Result<_, _>>()?))
 }
 
 async fn execute(pool: &Pool, statement: &str, parameters: Vec<ParameterValue>) -> Result<u64, Error> {
     let parameters: Vec<Parameter> = parameters.into_iter().map(Parameter::of).collect::<Result<_, _>>()?;
-    Ok(run(pool, statement, &parameters, Wanted::Count).await?.changed)
+    Ok(measured(run(pool, statement, &parameters, Wanted::Count)).await?.changed)
+}
+
+async fn measured<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let since = Instant::now();
+    let outcome = work.await;
+    if let Some(metrics) = metrics::wanted() {
+        metrics.store("postgres", since, outcome.is_ok());
+    }
+    outcome
 }
 
 /// The configured database, used by the command line itself.

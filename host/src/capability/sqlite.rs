@@ -12,6 +12,7 @@ use super::bindings::spin::sqlite::sqlite::{
 use super::database::{Database, Gone};
 use crate::console;
 use crate::instance::Instance;
+use crate::metrics;
 
 /// The SQLite databases of the component, by name.
 #[derive(Debug, Default, Clone)]
@@ -178,7 +179,11 @@ impl<T: Send> HostConnectionWithStore<T> for Imports {
         parameters: Vec<Value>,
     ) -> wasmtime::Result<Result<(Vec<String>, StreamReader<RowResult>, FutureReader<Result<(), Error>>), Error>> {
         let database = accessor.with(|mut access| access.get().world.sqlite.get(&connection));
+        let since = tokio::time::Instant::now();
         let executed = database.run(move |connection| execute(connection, &statement, parameters)).await;
+        if let Some(metrics) = metrics::wanted() {
+            metrics.store("sqlite", since, matches!(executed, Ok(Ok(_))));
+        }
         let (columns, rows) = match executed.map_err(gone).and_then(|table| table.map_err(|error| failed(&error))) {
             Ok(table) => table,
             Err(error) => return Ok(Err(error)),

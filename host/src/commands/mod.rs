@@ -12,6 +12,7 @@ mod render;
 mod report;
 mod schema;
 pub(crate) mod serve;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,6 +50,8 @@ enum Command {
     Import(import::Arguments),
     /// Bring the database up to date
     Migrate(migrate::Arguments),
+    /// Delete everything that is over: expired rows, and what retention windows have passed
+    Upkeep(upkeep::Arguments),
     /// Look at and rotate the keys that sign sessions
     Keys(keys::Arguments),
     /// Say who used which model, and what it cost
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
             }
             Command::Render(arguments) => render::run(&arguments).map(done),
             Command::Migrate(arguments) => migrate::run(arguments).await.map(done),
+            Command::Upkeep(arguments) => upkeep::run(arguments).await.map(done),
             Command::Keys(arguments) => keys::run(arguments).await.map(done),
             Command::Report(arguments) => report::run(arguments).await.map(done),
             Command::Limits(arguments) => limits::run(arguments).await.map(done),

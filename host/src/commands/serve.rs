@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rustls::ServerConfig;
 use sallyport::config::Config;
 use tokio::net::TcpListener;
@@ -25,6 +25,7 @@ use crate::hosts::Reach;
 use crate::lane::Lanes;
 use crate::listen::{self, Server};
 use crate::manifest::{Manifest, RuntimeConfig};
+use crate::operator::{self, Phase};
 use crate::reload::{Hangups, Reloader};
 use crate::settings::Settings;
 use crate::{console, egress, environment, tls};
@@ -45,6 +46,18 @@ pub(crate) struct Arguments {
     /// Listen here instead of where the configuration says, e.g. 127.0.0.1:8080
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// How operational lines are written; audit events are JSON in any case
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+/// Forms of operational lines.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum LogFormat {
+    /// [gateway] TIME LEVEL MESSAGE
+    Text,
+    /// One JSON object per line
+    Json,
 }
 
 /// What a host is made of. The command line gives the plain ones; others may add to them.
@@ -69,6 +82,9 @@ impl From<Common> for Options {
 
 /// Serves until a signal, as the command line asks.
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Faults> {
+    if arguments.log_format == LogFormat::Json {
+        console::write_as(sallyport::log::Format::Json);
+    }
     let mut options = Options::from(arguments.common);
     options.listen = arguments.listen;
     serve(&options, |_, _| {}).await
@@ -84,6 +100,9 @@ pub(crate) async fn serve(options: &Options, ready: impl FnOnce(&str, SocketAddr
         () = signals.first() => return Ok(()),
     };
     let generation = host.generations.current();
+    if let Some(wanted) = &generation.config.observability.metrics {
+        operator::start(wanted, Arc::clone(&host.generations)).await?;
+    }
     let started = tokio::select! {
         started = generation.start(&options.common.config) => started?,
         () = signals.first() => return Ok(()),
@@ -100,6 +119,7 @@ pub(crate) async fn serve(options: &Options, ready: impl FnOnce(&str, SocketAddr
         console::warn(warning);
     }
     drop(generation);
+    Phase::Serving.begin();
     ready(host.server.scheme(), local);
     host.listen(listener, &lanes, &signals, hangups).await;
     Ok(())
@@ -192,7 +212,20 @@ impl Host {
     async fn listen(&self, listener: TcpListener, lanes: &Lanes, signals: &Signals, hangups: Hangups) {
         let reloader = Reloader::new(Arc::clone(&self.ground), Arc::clone(&self.generations));
         let reloads = tokio::spawn(reloader.run(hangups));
-        let graceful = Arc::clone(&self.server).serve(listener, lanes, signals.first()).await;
+        let stop = async {
+            signals.first().await;
+            Phase::Draining.begin();
+            let delay = environment::find("CLAUDE_GATEWAY_DRAIN_DELAY_MS").and_then(|millis| millis.parse().ok());
+            let delay = delay.map_or(Duration::ZERO, Duration::from_millis);
+            if !delay.is_zero() {
+                console::info(&format!("draining: not ready any more, no new connections in {} ms", delay.as_millis()));
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    () = signals.second() => {}
+                }
+            }
+        };
+        let graceful = Arc::clone(&self.server).serve(listener, lanes, stop).await;
         reloads.abort();
         let drain = environment::find("CLAUDE_GATEWAY_DRAIN_TIMEOUT_MS").and_then(|millis| millis.parse().ok());
         let drain = drain.map_or(DRAIN, Duration::from_millis);

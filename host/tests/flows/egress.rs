@@ -45,6 +45,8 @@ fn upstreams_are_called_through_the_proxy_of_the_environment_and_the_identity_pr
     site.environment = vec![("HTTP_PROXY", address)];
     site.more_upstream = "    proxy: direct\n".to_owned();
     site.more_oidc = "  use_proxy: true\n".to_owned();
+    // Elsewhere, where nothing is known of the identity provider yet.
+    let site = site.replica();
     let gateway = site.start();
     assert_eq!(ask(&site, &gateway), 200);
     assert_eq!(via(&upstream).last().map(String::as_str), Some(""));
@@ -54,7 +56,7 @@ fn upstreams_are_called_through_the_proxy_of_the_environment_and_the_identity_pr
 /// nginx in front of `upstream`, with TLS as these lines say.
 fn tls_front(upstream: &Upstream, lines: &str) -> Server {
     Server::nginx(&format!(
-        "server {{ listen 127.0.0.1:PORT ssl; {lines} location / {{ proxy_pass http://{}; }} }}",
+        "server {{ listen 127.0.0.1:PORT ssl; ssl_protocols TLSv1.2 TLSv1.3; {lines} location / {{ proxy_pass http://{}; }} }}",
         upstream.address
     ))
 }

@@ -9,6 +9,7 @@
 mod support;
 
 mod addresses;
+mod audit;
 mod authlib;
 mod boot;
 mod chromium;
@@ -16,7 +17,9 @@ mod crashes;
 mod egress;
 mod import;
 mod inference;
+mod logs;
 mod masking;
+mod metrics;
 mod online;
 mod outages;
 mod providers;
@@ -30,5 +33,6 @@ mod shutdown;
 mod sign_in;
 mod spending;
 mod streaming;
+mod telemetry;
 mod tokens;
 mod transport;

@@ -1,9 +1,15 @@
 //! What goes on while something else does not.
 
-use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
 
 use crate::support::{
-    Device, Idp, Postgres, Site, Tokens, Upstream, message, person, poll, question, refresh, sign_in, until_ready,
+    Browser, Device, Idp, Postgres, Proxy, Site, Tokens, Upstream, discovery, eventually, free_port, message, person,
+    poll, question, refresh, sign_in, skipped, until_ready,
 };
 
 #[test]
@@ -65,4 +71,244 @@ fn a_restart_signs_nobody_out() {
     gateway.post("/v1/messages").bearer(&tokens.access).json(&question(false)).send().expect(200);
     idp.change("ada", &person("ada@example.com", true, &[]));
     Tokens::of(&gateway, &refresh(&gateway, &tokens.refresh));
+}
+
+#[test]
+fn a_slow_postgresql_delays_inference_but_does_not_stop_it() {
+    let Some(database) = Postgres::start() else { return };
+    let proxy = Proxy::to(&database.address());
+    let mut site = Site::for_inference(&discovery(), &Upstream::claude());
+    site.postgres_url = Some(database.url().replace(&database.address(), &proxy.address));
+    site.more = "admin: {}\n".to_owned();
+    let gateway = site.start();
+    let token = site.session("ada");
+    let ask = || gateway.post("/v1/messages").bearer(&token).json(&question(false)).send().expect(200);
+    assert_eq!(ask().json(), message());
+
+    proxy.hold(true);
+    assert_eq!(ask().json(), message());
+    assert!(gateway.log.text().contains("spending cannot be looked up"), "{}", gateway.log.text());
+    assert_eq!(gateway.get("/readyz").send().status_and_text(), "503 store unavailable");
+
+    proxy.hold(false);
+    until_ready(&gateway);
+    assert_eq!(ask().json(), message());
+}
+
+#[test]
+fn without_its_keys_an_identity_provider_still_signs_in_whom_it_is_known_to_verify() {
+    let mut site = Site::new();
+    site.has_session_secret = true;
+    let Some(idp) = Idp::start(&mut site) else { return };
+    let is_gone = Arc::new(AtomicBool::new(false));
+    let front = jwks_in_front_of(&idp.issuer, &is_gone);
+    site.issuer = format!("http://{}", front.address);
+    let upstream = Upstream::claude();
+    site.use_upstream(&upstream);
+    let gateway = site.start();
+    let tokens = sign_in(&gateway, "ada");
+
+    is_gone.store(true, Ordering::Release);
+    gateway.post("/v1/messages").bearer(&tokens.access).json(&question(false)).send().expect(200);
+    sign_in(&gateway, "grace");
+    Tokens::of(&gateway, &refresh(&gateway, &tokens.refresh));
+
+    // A gateway that has never seen the keys cannot verify anybody, until they are back.
+    drop(gateway);
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(with_suffix(&site.state().join("key_value.db"), suffix));
+    }
+    let gateway = site.start();
+    let device = Device::authorize(&gateway);
+    let page = Browser::of("ada").sign_in(&gateway, &device.user_code);
+    assert_ne!(page.status, 200, "{}", page.status_and_text());
+    is_gone.store(false, Ordering::Release);
+    sign_in(&gateway, "ada");
+}
+
+/// The discovery document of `issuer`, whose keys are here, and can be gone.
+fn jwks_in_front_of(issuer: &str, is_gone: &Arc<AtomicBool>) -> Upstream {
+    let (issuer, is_gone) = (issuer.to_owned(), Arc::clone(is_gone));
+    Upstream::start(move |exchange| {
+        let fetch = |path: &str| -> Value {
+            let text = reqwest::blocking::get(format!("{issuer}{path}")).and_then(reqwest::blocking::Response::text);
+            serde_json::from_str(&text.expect("an answer")).expect("JSON")
+        };
+        match exchange.seen.path.as_str() {
+            "/.well-known/openid-configuration" => {
+                let mut document = fetch("/.well-known/openid-configuration");
+                let own = document["jwks_uri"].as_str().expect("an address").replace(&issuer, "");
+                document["jwks_uri"] = format!("http://{}{own}", exchange.seen.header("host")).into();
+                exchange.answer(200, &[], &document);
+            }
+            // Dropped without an answer: the connection closes.
+            _ if is_gone.load(Ordering::Acquire) => {}
+            path => {
+                let keys = fetch(path);
+                exchange.answer(200, &[], &keys);
+            }
+        }
+    })
+}
+
+#[test]
+fn without_one_upstream_the_next_answers_and_without_any_the_rest_goes_on() {
+    let is_gone = Arc::new(AtomicBool::new(false));
+    let (seen, second) = (
+        Arc::clone(&is_gone),
+        Upstream::start({
+            let is_gone = Arc::clone(&is_gone);
+            move |exchange| {
+                if !is_gone.load(Ordering::Acquire) {
+                    exchange.answer(200, &[], &message());
+                }
+            }
+        }),
+    );
+    let mut site = Site::for_inference(&discovery(), &second);
+    site.upstreams.insert(0, format!("http://127.0.0.1:{}", free_port()));
+    let gateway = site.start();
+    let token = site.session("ada");
+    let ask = || gateway.post("/v1/messages").bearer(&token).json(&question(false)).send();
+    assert_eq!(ask().expect(200).json(), message());
+
+    seen.store(true, Ordering::Release);
+    let answer = ask().expect(502);
+    assert_eq!(answer.json()["error"]["type"], "api_error", "{}", answer.text());
+    gateway.get("/v1/models").bearer(&token).send().expect(200);
+    gateway.get("/readyz").send().expect(200);
+
+    seen.store(false, Ordering::Release);
+    ask().expect(200);
+}
+
+#[test]
+fn a_collector_that_is_gone_is_left_alone_and_developers_notice_nothing() {
+    let mut site = Site::for_inference(&discovery(), &Upstream::claude());
+    site.more = format!("telemetry:\n  forward_to: [{{ url: \"http://127.0.0.1:{}\" }}]\n", free_port());
+    let gateway = site.start();
+    let token = site.session("ada");
+    for _ in 0..6 {
+        gateway.post("/v1/metrics").bearer(&token).body("x").send().expect(200);
+    }
+    eventually("the breaker", || gateway.log.text().contains("failed five times in a row").then_some(()));
+    gateway.post("/v1/metrics").bearer(&token).body("x").send().expect(200);
+    gateway.post("/v1/messages").bearer(&token).json(&question(false)).send().expect(200);
+}
+
+#[test]
+fn on_a_full_disk_inference_and_refresh_go_on_and_signing_in_waits() {
+    let mut site = Site::new();
+    let Some(_idp) = Idp::start(&mut site) else { return };
+    let upstream = Upstream::claude();
+    site.use_upstream(&upstream);
+    site.more = "rate_limits: { device_authorization: { max: 100000 } }\n".to_owned();
+    // No file may grow beyond 4 MiB (in units of 512 bytes); a write beyond fails instead of ending the process.
+    let script = "trap '' XFSZ; ulimit -f 8192; exec \"$@\"";
+    site.launcher = ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
+    let gateway = site.start();
+    let tokens = sign_in(&gateway, "ada");
+    // Somebody else fills the file to its limit.
+    fill(&site.state().join("sqlite.db"), 4 * 1024 * 1024);
+    eventually("a refusal", || (gateway.post("/oauth/device_authorization").send().status == 500).then_some(()));
+    gateway.post("/v1/messages").bearer(&tokens.access).json(&question(false)).send().expect(200);
+    gateway.get("/v1/models").bearer(&tokens.access).send().expect(200);
+    let renewed = Tokens::of(&gateway, &refresh(&gateway, &tokens.refresh));
+    drop(gateway);
+
+    site.launcher.clear();
+    let gateway = site.start();
+    gateway.post("/v1/messages").bearer(&renewed.access).json(&question(false)).send().expect(200);
+    sign_in(&gateway, "grace");
+}
+
+/// Makes the database at `path` so large that no page more fits into `limit` bytes, its log included.
+fn fill(path: &Path, limit: u64) {
+    let database = rusqlite::Connection::open(path).expect("a database");
+    database.busy_timeout(crate::support::PATIENCE).expect("a timeout");
+    database.execute_batch("CREATE TABLE ballast (bytes BLOB NOT NULL)").expect("a table");
+    let size =
+        || [path.to_path_buf(), with_suffix(path, "-wal")].map(|file| fs::metadata(file).map_or(0, |meta| meta.len()));
+    while size()[1] < limit {
+        database.execute("INSERT INTO ballast VALUES (zeroblob(65536))", []).expect("a row");
+        database.pragma_update(None, "wal_autocheckpoint", 0).expect("a setting");
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_and_back_leaves_nothing_waiting_until_it_has_caught_up() {
+    let Some(library) = faketime() else { return };
+    let mut site = Site::new();
+    let Some(_idp) = Idp::start(&mut site) else { return };
+    let upstream = Upstream::claude();
+    site.use_upstream(&upstream);
+    site.more = "rate_limits: { device_authorization: { max: 2 } }\n".to_owned();
+    let clock = site.file("clock");
+    let turn = |offset: &str| fs::write(&clock, offset).expect("a file");
+    turn("+0");
+    site.environment.extend([
+        ("LD_PRELOAD", library),
+        ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
+        ("FAKETIME_NO_CACHE", "1".to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ]);
+    let gateway = site.start();
+    let tokens = sign_in(&gateway, "ada");
+    let ask = || gateway.post("/v1/messages").bearer(&tokens.access).json(&question(false)).send();
+    ask().expect(200);
+
+    // Longer than a session token lives, and shorter than a sign-in does.
+    turn("+30d");
+    ask().expect(401);
+    eventually("the rate limit", || (gateway.post("/oauth/device_authorization").send().status == 429).then_some(()));
+
+    turn("+0");
+    ask().expect(200);
+    sign_in(&gateway, "grace");
+    Tokens::of(&gateway, &refresh(&gateway, &tokens.refresh));
+}
+
+/// The library that gives a program a clock of its own; `None` (and says so) where it is not installed.
+fn faketime() -> Option<String> {
+    let places = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+    let found = places
+        .iter()
+        .map(|place| Path::new(place).join("faketime/libfaketimeMT.so.1"))
+        .find(|library| library.is_file());
+    if found.is_none() {
+        skipped("libfaketime");
+    }
+    found.map(|library| library.display().to_string())
+}
+
+#[test]
+fn without_its_key_value_store_a_running_gateway_serves_those_who_are_signed_in() {
+    let mut site = Site::new();
+    let Some(_idp) = Idp::start(&mut site) else { return };
+    let upstream = Upstream::claude();
+    site.use_upstream(&upstream);
+    let gateway = site.start();
+    let tokens = sign_in(&gateway, "ada");
+    let change = |statement: &str| {
+        let database = rusqlite::Connection::open(site.state().join("key_value.db")).expect("a database");
+        database.busy_timeout(crate::support::PATIENCE).expect("a timeout");
+        database.execute_batch(statement).expect("it runs");
+    };
+
+    change("ALTER TABLE spin_key_value RENAME TO away");
+    gateway.post("/v1/messages").bearer(&tokens.access).json(&question(false)).send().expect(200);
+    Tokens::of(&gateway, &refresh(&gateway, &tokens.refresh));
+    sign_in(&gateway, "grace");
+    gateway.get("/readyz").send().expect(200);
+
+    change("ALTER TABLE away RENAME TO spin_key_value");
+    drop(gateway);
+    let gateway = site.start();
+    gateway.post("/v1/messages").bearer(&tokens.access).json(&question(false)).send().expect(200);
 }

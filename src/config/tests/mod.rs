@@ -145,7 +145,7 @@ fn the_document_as_a_whole_is_judged() {
     check(&[
         (
             "listen:\nprot: 1",
-            "1:7: listen: is empty: expected a mapping, or remove the key\n2:1: prot: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, enforcement, pricing, managed, masking, telemetry, access_control, limits, timeouts, rate_limits, branding, login_notice, cri",
+            "1:7: listen: is empty: expected a mapping, or remove the key\n2:1: prot: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, audit, enforcement, pricing, managed, masking, telemetry, observability, access_control, limits, timeouts, rate_limits, branding, login_notice, cri",
         ),
         ("telemtry: {}", "1:1: telemtry: unknown key; did you mean `telemetry`?"),
         (
@@ -221,7 +221,7 @@ fn json_is_accepted_with_tabs_and_comments_with_anything() {
         ("session:\t{}\t# A comment: with a colon, [brackets] and ${VARIABLES}.", "accepted"),
         (
             "x-defaults: &none {}\nlimits: *none",
-            "1:1: x-defaults: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, enforcement, pricing, managed, masking, telemetry, access_control, limits, timeouts, rate_limits, branding, login_notice, cri",
+            "1:1: x-defaults: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, audit, enforcement, pricing, managed, masking, telemetry, observability, access_control, limits, timeouts, rate_limits, branding, login_notice, cri",
         ),
         ("limits: &none {}\ntimeouts: *none", "accepted"),
     ]);
@@ -912,4 +912,30 @@ fn faults_of_masking_are_told_with_their_place() {
         ("masking: { upstreams: [] }", "1:23: masking.upstreams: must have at least one entry"),
         ("masking: { group: {} }", "1:12: masking.group: unknown key; did you mean `groups`?"),
     ]);
+}
+
+#[test]
+fn what_the_gateway_tells_about_itself_is_for_those_who_may_know() {
+    check(&[
+        (
+            "observability: { metrics: { listen: '0.0.0.0:9464' } }",
+            "1:27: observability.metrics: `token` is required unless `listen` is a loopback address: metrics are not for everybody",
+        ),
+        (
+            "observability: { metrics: { listen: 'localhost:9464' } }",
+            "1:37: observability.metrics.listen: expected an IP address and a port such as 127.0.0.1:9464 or [::1]:9464",
+        ),
+        (
+            "observability: { metrics: { listen: '0.0.0.0:9464', token: short } }",
+            "1:60: observability.metrics.token: must have at least 16 characters, has 5",
+        ),
+        (
+            "observability: { otlp: { url: 'ftp://x', sample_percent: 101 } }",
+            "1:31: observability.otlp.url: must begin with https:// or http://, not ftp:\n1:58: observability.otlp.sample_percent: must be at most 100",
+        ),
+        ("audit: { store: true, retention_days: 0 }", "1:39: audit.retention_days: must be at least 1"),
+    ]);
+    let config = load("observability: { metrics: { listen: '127.0.0.1:9464' } }").config;
+    assert!(config.observability.metrics.is_some_and(|metrics| metrics.token.is_none()));
+    assert!(!load("").config.audit.store && load("").config.observability.otlp.is_none());
 }

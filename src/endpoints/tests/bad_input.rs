@@ -35,6 +35,7 @@ fn send(world: &World, method: &str, target: &str, content_type: Option<&[u8]>, 
         request_id: REQUEST_ID.to_owned(),
         client_ip: IpAddr::from([192, 0, 2, 1]),
         origin: ORIGIN.to_owned(),
+        trace: None,
     };
     let uri: http::Uri = target.parse().expect("a target");
     let method = Method::from_bytes(method.as_bytes()).expect("a method");

@@ -99,8 +99,12 @@ fn a_session_without_a_refresh_token_lasts_as_long_as_its_token() {
 #[test]
 fn a_session_can_be_opened_for_an_identity_in_one_go() {
     let world = World::new();
-    let context =
-        Context { request_id: REQUEST_ID.to_owned(), client_ip: [192, 0, 2, 1].into(), origin: ORIGIN.to_owned() };
+    let context = Context {
+        request_id: REQUEST_ID.to_owned(),
+        client_ip: [192, 0, 2, 1].into(),
+        origin: ORIGIN.to_owned(),
+        trace: None,
+    };
     let client = Client { ip: context.client_ip, user_agent: "ci".to_owned() };
     let identity = crate::domain::identity::Identity {
         subject: "ci:acme/app".to_owned(),

@@ -6,3 +6,4 @@ mod messages_masking;
 mod messages_spending;
 mod models;
 pub(crate) mod organizations;
+mod telemetry;

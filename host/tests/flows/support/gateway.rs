@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::http::{Call, Raw, plain_client};
 use super::postgres::PASSWORD;
 use super::transcript::Transcript;
-use super::upstream::PROMPT;
+use super::upstream::{DELTAS, PROMPT};
 use super::{PATIENCE, Postgres, Upstream, eventually, free_port, session};
 
 /// The credential for the upstream.
@@ -72,6 +72,10 @@ pub(crate) struct Site {
     /// More lines for each upstream.
     pub(crate) more_upstream: String,
     pub(crate) environment: Vec<(&'static str, String)>,
+    /// More arguments of `serve`.
+    pub(crate) arguments: Vec<&'static str>,
+    /// A program, with arguments, that starts the gateway's.
+    pub(crate) launcher: Vec<String>,
     pub(crate) transcript: Transcript,
     directory: TempDir,
 }
@@ -85,6 +89,8 @@ impl Site {
             transcript.secret(secret);
         }
         transcript.unlogged(PROMPT);
+        // What the model said, too: the pieces of its answer in one.
+        transcript.unlogged(&DELTAS.concat());
         Self {
             port,
             public_url: format!("http://127.0.0.1:{port}"),
@@ -99,6 +105,8 @@ impl Site {
             more_oidc: String::new(),
             more_upstream: String::new(),
             environment: Vec::new(),
+            arguments: Vec::new(),
+            launcher: Vec::new(),
             transcript,
             directory: TempDir::with_prefix("sallyport-").expect("a directory"),
         }
@@ -141,6 +149,8 @@ impl Site {
             more_oidc: self.more_oidc.clone(),
             more_upstream: self.more_upstream.clone(),
             environment: self.environment.clone(),
+            arguments: self.arguments.clone(),
+            launcher: self.launcher.clone(),
             transcript: self.transcript.clone(),
             directory: TempDir::with_prefix("sallyport-").expect("a directory"),
         }
@@ -268,8 +278,11 @@ impl Site {
 
     /// The program with `subcommand`, its state directory and its environment.
     fn command(&self, subcommand: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let program = binary().display().to_string();
+        let words: Vec<&String> = self.launcher.iter().chain([&program]).collect();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .arg(subcommand)
             .args(arguments)
             .arg("--state-dir")
@@ -301,6 +314,7 @@ impl Site {
         fs::write(&config, yaml).expect("a file");
         let mut process = self
             .command("serve", &["--listen", &format!("127.0.0.1:{}", self.port)])
+            .args(&self.arguments)
             .arg("--config")
             .arg(config)
             .stdout(Stdio::null())

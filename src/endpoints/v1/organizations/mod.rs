@@ -2,6 +2,7 @@
 //! §18.2).
 
 pub(crate) mod analytics;
+mod audit_events;
 pub(crate) mod explain;
 pub(crate) mod sessions;
 pub(crate) mod signing_keys;
@@ -17,6 +18,8 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 
 use crate::config::{Admin, AdminKey};
 use crate::domain::audit::AuditEvent;
@@ -112,6 +115,21 @@ pub(crate) async fn serve(gateway: &Rc<Gateway>, context: &Context, request: Req
         return Err(Failure::plain(StatusCode::NOT_FOUND, "not found"));
     };
     let is_get = request.method == Method::GET;
+    if audit_events::asks_for(&request.method, request.uri.path()) == Some(true) {
+        let query = Query::parse(request.uri.query().unwrap_or_default());
+        let outcome = match authenticate(gateway, context, admin, &request).await {
+            Ok(_) => audit_events::export(gateway, &query),
+            Err(refusal) => Err(refusal),
+        };
+        return match outcome {
+            Ok(response) => Ok(response),
+            Err(Refusal::Broken(failure)) => Err(failure),
+            Err(Refusal::Told { status, kind, message }) => {
+                let body = json!({"type": "error", "error": {"type": kind, "message": message}});
+                Ok(envelope(gateway, status, body, is_get))
+            }
+        };
+    }
     let (status, body) = match answer(gateway, context, admin, request).await {
         Ok(Answer::Json(body)) => (StatusCode::OK, body),
         Ok(Answer::Csv { text, next_page }) => return Ok(table(gateway, text, next_page.as_deref())),
@@ -205,7 +223,10 @@ async fn answer(
         };
         return answered.map(Answer::from);
     }
-    let rest = path.strip_prefix(LIMITS).unwrap_or_default();
+    if audit_events::asks_for(&request.method, &path) == Some(false) {
+        return audit_events::get(gateway, &query).await.map(Answer::from);
+    }
+    let Some(rest) = path.strip_prefix(LIMITS) else { return Err(Refusal::not_found("not found")) };
     let answered = match (&request.method, rest.strip_prefix('/')) {
         (&Method::GET, None) => spend_limits::list(gateway, &query).await,
         (&Method::POST, None) => {
@@ -277,7 +298,7 @@ async fn authenticate(
         path: request.uri.path(),
         client_ip: context.client_ip,
     };
-    gateway.audit(context, &event);
+    gateway.record(&event, None);
     let message = "missing or invalid admin credentials";
     Err(Refusal::told(StatusCode::UNAUTHORIZED, "authentication_error", message))
 }
@@ -335,6 +356,22 @@ impl Query {
         let limit = text.parse().ok().filter(|limit| is_number && (1..=1000).contains(limit));
         limit.ok_or_else(|| Refusal::invalid("limit: must be between 1 and 1000"))
     }
+}
+
+/// An RFC 3339 timestamp (§5.6: `t`, `z` and a blank are as good).
+fn instant(name: &str, text: &str) -> Result<OffsetDateTime, Refusal> {
+    let invalid = || Refusal::invalid(format!("{name}: must be an RFC 3339 timestamp such as 2031-02-03T00:00:00Z"));
+    let mut text = text.to_ascii_uppercase();
+    if text.is_ascii() && text.len() > 19 {
+        if &text[10..11] == " " {
+            text.replace_range(10..11, "T");
+        }
+        // A `+` that was not escaped arrives as a blank.
+        text = text.replace(' ', "+");
+    }
+    let at = OffsetDateTime::parse(&text, &Rfc3339).map_err(|_| invalid())?;
+    let at = at.checked_to_offset(UtcOffset::UTC).ok_or_else(invalid)?;
+    if (1..=9998).contains(&at.year()) { Ok(at) } else { Err(invalid()) }
 }
 
 /// A page token: opaque to clients.

@@ -1,6 +1,7 @@
 //! The admin API: who may use it, and its envelope.
 
 mod analytics;
+mod audit_events;
 mod explain;
 mod sessions;
 mod signing_keys;

@@ -4,10 +4,9 @@ use std::rc::Rc;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use time::format_description::well_known::Rfc3339;
-use time::{Date, Duration, OffsetDateTime, UtcOffset};
+use time::{Date, Duration, OffsetDateTime};
 
-use super::super::{Query, Refusal, actor, from_token, invalid_token, to_token};
+use super::super::{Query, Refusal, actor, from_token, instant, invalid_token, to_token};
 use crate::domain::ids::Timestamp;
 use crate::domain::session::hex;
 use crate::domain::spend::calendar::{date, day, midnight};
@@ -83,20 +82,9 @@ fn range(query: &Query, now: Timestamp) -> Result<(Date, Date), Refusal> {
     Ok((from, to))
 }
 
-/// The UTC day of an RFC 3339 timestamp (§5.6: `t`, `z` and a blank are as good).
+/// The UTC day of a timestamp.
 pub(crate) fn day_of(name: &str, text: &str) -> Result<Date, Refusal> {
-    let invalid = || Refusal::invalid(format!("{name}: must be an RFC 3339 timestamp such as 2031-02-03T00:00:00Z"));
-    let mut text = text.to_ascii_uppercase();
-    if text.is_ascii() && text.len() > 19 {
-        if &text[10..11] == " " {
-            text.replace_range(10..11, "T");
-        }
-        // A `+` that was not escaped arrives as a blank.
-        text = text.replace(' ', "+");
-    }
-    let at = OffsetDateTime::parse(&text, &Rfc3339).map_err(|_| invalid())?;
-    let at = at.checked_to_offset(UtcOffset::UTC).ok_or_else(invalid)?;
-    if (1..=9998).contains(&at.year()) { Ok(at.date()) } else { Err(invalid()) }
+    instant(name, text).map(OffsetDateTime::date)
 }
 
 fn wanted(query: &Query) -> Result<CostQuery, Refusal> {

@@ -60,7 +60,7 @@ async fn remove(gateway: &Rc<Gateway>, actor: &str, id: &str) -> Result<(), Refu
             at: gateway.ports.clock.now(),
         };
         if gateway.store().change_limit(change).await? {
-            log(gateway, &AuditEvent::AdminLimitDelete(changed(actor, &stored.limit)));
+            gateway.record(&AuditEvent::AdminLimitDelete(changed(actor, &stored.limit)), None);
             return Ok(());
         }
     }
@@ -118,10 +118,6 @@ fn changed<'a>(actor: &'a str, limit: &'a Limit) -> LimitChanged<'a> {
         scope_id: limit.scope.id(),
         period: limit.period.name(),
     }
-}
-
-fn log(gateway: &Gateway, event: &AuditEvent<'_>) {
-    gateway.ports.log.line(&event.line(gateway.ports.clock.now(), None));
 }
 
 fn busy() -> Refusal {

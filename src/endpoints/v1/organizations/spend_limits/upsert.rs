@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::super::Refusal;
-use super::{ATTEMPTS, busy, changed, log};
+use super::{ATTEMPTS, busy, changed};
 use crate::domain::audit::AuditEvent;
 use crate::domain::session::hex;
 use crate::domain::spend::limit::{Limit, Wish};
@@ -56,7 +56,7 @@ pub(super) async fn write(gateway: &Rc<Gateway>, actor: &str, wish: Wish) -> Res
         };
         if gateway.store().change_limit(change).await? {
             let amount = plan.after.amount.map(|amount| amount.to_string());
-            log(gateway, &AuditEvent::AdminLimitUpsert { changed: changed(actor, &plan.after), amount });
+            gateway.record(&AuditEvent::AdminLimitUpsert { changed: changed(actor, &plan.after), amount }, None);
             return Ok(plan);
         }
     }

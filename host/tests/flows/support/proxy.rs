@@ -1,0 +1,53 @@
+//! A wire that can be held: bytes pass it both ways, or wait.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// A listener that hands every connection on to another address.
+pub(crate) struct Proxy {
+    pub(crate) address: String,
+    is_held: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    /// In front of `target`.
+    pub(crate) fn to(target: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let is_held = Arc::new(AtomicBool::new(false));
+        let (held, target) = (Arc::clone(&is_held), target.to_owned());
+        // Ends with the process: nothing to release.
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let Ok(far) = TcpStream::connect(&target) else { continue };
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (from, to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
+                    let held = Arc::clone(&held);
+                    std::thread::spawn(move || pass(from, to, &held));
+                }
+            }
+        });
+        Self { address, is_held }
+    }
+
+    /// Has everything wait, or go on.
+    pub(crate) fn hold(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Release);
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, held: &AtomicBool) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        while held.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
