@@ -147,12 +147,7 @@ impl Gateway {
             receipt: MaskingReceipt { refused: Some(code), ..receipt.clone() },
         };
         let masked = masked.map_err(|reason| refused(reason.code(), reason.to_string()))?;
-        let outgoing = if masked.body == *message.body() {
-            message.clone()
-        } else {
-            // Only strings inside of it were changed: this cannot fail.
-            Message::parse(masked.body).map_err(|error| refused("unreadable", format!("masking: {error}")))?
-        };
+        let outgoing = message.edited(masked.body.clone(), |offset| masked.place(offset));
         let restorer = (mode == Mode::Enforce).then_some(masked.restorer);
         Ok(MaskedMessage {
             message: outgoing,
@@ -245,5 +240,25 @@ impl Restoring {
 impl Drop for Restoring {
     fn drop(&mut self) {
         self.record.restored(self.sse.receipt().restored, self.sse.receipt().unknown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mask::Settings;
+    use crate::wire::json_object::Object;
+
+    #[test]
+    fn the_members_of_a_masked_body_are_where_they_are_said_to_be() {
+        let body = r#" { "system" : "i-0a1b2c3d4e5f60718 \u0069-0a1b2c3d4e5f60719", "n":1.0, "messages":
+            [{"content":"s3://acme-payments/x 10.0.1.5"}],"model":"m","metadata":{"10.0.1.6":"acme-payments"} , "stream":true}"#;
+        let message = Message::parse(Bytes::from_static(body.as_bytes())).expect("a message");
+        let masker = Masker::new(Settings::default().compile().expect("no faults"), [7; 32]);
+        let masked = masker.mask_request(message.body()).expect("masked");
+        assert_eq!(masked.receipt.total(), 6);
+        let edited = message.edited(masked.body.clone(), |offset| masked.place(offset));
+        assert_eq!(Ok(edited.object()), Object::scan(&masked.body).as_ref());
+        assert_eq!((edited.model(), edited.is_stream(), edited.body()), ("m", true, &masked.body));
     }
 }

@@ -49,6 +49,22 @@ struct Run {
     raw: usize,
 }
 
+/// Where the bytes of a document are after it was edited.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Moves(
+    /// The end of each edit in the document, in order, and how far everything from there on moves.
+    Vec<(usize, isize)>,
+);
+
+impl Moves {
+    /// Where what was at `offset`, outside of all edits, is now.
+    pub(crate) fn place(&self, offset: usize) -> usize {
+        let before = self.0.partition_point(|(end, _)| *end <= offset);
+        let shift = before.checked_sub(1).map_or(0, |last| self.0[last].1);
+        offset.saturating_add_signed(shift)
+    }
+}
+
 /// A replacement of decoded bytes, in order and without overlaps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Edit<'a> {
@@ -90,6 +106,19 @@ impl Texts {
         }
         out.extend_from_slice(&body[copied..]);
         out
+    }
+
+    /// Where what `edits` leave as it is lies behind them.
+    pub(crate) fn moves(&self, edits: &[Edit<'_>]) -> Moves {
+        let mut in_place: Vec<_> =
+            edits.iter().map(|edit| (self.raw(edit.start), self.raw(edit.end), edit.with.len())).collect();
+        in_place.sort_unstable();
+        let mut shift = 0_isize;
+        let moved = in_place.into_iter().map(|(start, end, length)| {
+            shift += length.cast_signed() - (end - start).cast_signed();
+            (end, shift)
+        });
+        Moves(moved.collect())
     }
 
     /// Where the decoded byte at `text` begins in the document.

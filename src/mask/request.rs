@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::anchors::Trigrams;
 use super::find::{Found, Match, Shape, resolve};
-use super::json_text::{Edit, JsonError, Texts};
+use super::json_text::{Edit, JsonError, Moves, Texts};
 use super::kinds::{ACCOUNT, AKIA, ASIA, Family, KINDS, KindId, RESOURCE, SECRET, id};
 use super::lexicon::{Edge, Lexicon};
 use super::restore::Restorer;
@@ -38,6 +38,14 @@ pub struct Masked {
     pub restorer: Restorer,
     /// What was masked.
     pub receipt: Receipt,
+    moves: Moves,
+}
+
+impl Masked {
+    /// Where in the body the byte is that was at `offset`, outside of all identifiers.
+    pub fn place(&self, offset: usize) -> usize {
+        self.moves.place(offset)
+    }
 }
 
 /// Why a request cannot be masked; in `enforce` mode it must not leave.
@@ -96,7 +104,7 @@ impl Masker {
 
     fn unchanged(&self, body: &Bytes, receipt: Receipt) -> Masked {
         let restorer = Restorer::new(Lexicon::default().seal(), self.key.clone(), receipt.clone());
-        Masked { body: body.clone(), restorer, receipt }
+        Masked { body: body.clone(), restorer, receipt, moves: Moves::default() }
     }
 
     fn mask(&self, body: &Bytes) -> Result<Masked, Refused> {
@@ -146,9 +154,10 @@ impl Masker {
             .iter()
             .map(|(start, end, token)| Edit { start: *start, end: *end, with: &tokens.made[*token] })
             .collect();
+        let moves = texts.moves(&edits);
         let body = texts.apply(body, &edits).into();
         let restorer = Restorer::new(tokens.lexicon.seal(), self.key.clone(), receipt.clone());
-        Ok(Masked { body, restorer, receipt })
+        Ok(Masked { body, restorer, receipt, moves })
     }
 
     fn is_allowed(&self, text: &[u8], found: &Match) -> bool {

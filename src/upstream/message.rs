@@ -51,6 +51,13 @@ impl Message {
         Ok(Self { body, object, model, is_stream })
     }
 
+    /// The same message with edits inside of strings, none of which the gateway acts on; `place` says where what was at
+    /// an offset of the body is now.
+    #[must_use]
+    pub fn edited(&self, body: Bytes, place: impl Fn(usize) -> usize) -> Self {
+        Self { object: self.object.moved(place), body, model: self.model.clone(), is_stream: self.is_stream }
+    }
+
     /// The body as it came.
     pub const fn body(&self) -> &Bytes {
         &self.body

@@ -53,6 +53,14 @@ impl Object {
         Ok(object)
     }
 
+    /// The same members in a text with edits inside of values; `place` says where what was at an offset is now.
+    #[must_use]
+    pub fn moved(&self, place: impl Fn(usize) -> usize) -> Self {
+        let range = |range: &Range<usize>| place(range.start)..place(range.end);
+        let member = |member: &Member| Member { key: range(&member.key), value: range(&member.value) };
+        Self { members: self.members.iter().map(member).collect(), inside: place(self.inside) }
+    }
+
     /// All members, duplicates included.
     pub fn members(&self) -> &[Member] {
         &self.members
