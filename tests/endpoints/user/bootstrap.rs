@@ -67,7 +67,7 @@ managed:
     let attributes = &document["otlpResourceAttributes"];
     assert_eq!((&attributes["team"], &attributes["user.groups"]), (&json!("x"), &json!("eng,finops")));
     let mut tools: Vec<_> = document["disabledBuiltinTools"].as_array().expect("a list").iter().collect();
-    tools.sort_by_key(|tool| tool.to_string());
+    tools.sort_by_key(ToString::to_string);
     assert_eq!(tools, ["WebFetch", "WebSearch"]);
     assert!(document["expiresAt"].is_i64());
     let audit = gateway.log.audit();
