@@ -189,7 +189,8 @@ fn frames(stream: &str) -> Vec<&str> {
 #[track_caller]
 fn assert_nothing_left(upstream: &Upstream, written: &[conversation::Written]) {
     for seen in upstream.seen() {
-        let heads: String = seen.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        let heads: Vec<_> = seen.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let heads = heads.join("\n");
         let sent = format!("{} {}\n{heads}\n{}", seen.method, seen.path, String::from_utf8_lossy(&seen.body));
         let left: Vec<_> = written.iter().filter(|(_, value)| sent.contains(value.as_str())).collect();
         assert!(left.is_empty(), "{} of {} left: {left:?}", left.len(), written.len());
@@ -299,7 +300,7 @@ fn a_proxy_with_a_path_of_its_own_may_stand_before_the_provider() {
     let token = site.session("ada");
     let conversation = generate(8, 500);
     let question = json!({"stream": true, "messages": [{"content": [{"type": "text", "text": "hello"}]}]});
-    let direct = gateway.call(plain_client().post(format!("{}/v1/messages?beta=true", base_url)));
+    let direct = gateway.call(plain_client().post(format!("{base_url}/v1/messages?beta=true")));
     let direct = direct.header("accept-encoding", "gzip, deflate, br").json(&question).send().expect(200);
     assert_eq!(direct.header("content-encoding"), "gzip", "nginx compresses what it passes on");
 

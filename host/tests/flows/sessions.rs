@@ -30,7 +30,7 @@ struct Place {
 impl Place {
     fn on(store: Store) -> Option<Self> {
         let (mut site, database) = store.site()?;
-        site.more = ADMIN.to_owned();
+        ADMIN.clone_into(&mut site.more);
         site.transcript.secret(ADMIN_KEY);
         let idp = Idp::start(&mut site)?;
         let upstream = Upstream::claude();

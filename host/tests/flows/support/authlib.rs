@@ -53,7 +53,7 @@ impl Authlib {
     }
 
     /// What a browser does there: sends the form with this field, and is sent back.
-    pub(crate) fn authenticate(&self, start: Url, field: (&str, &str)) -> Url {
+    pub(crate) fn authenticate(start: Url, field: (&str, &str)) -> Url {
         let response = plain_client().post(start).form(&[field]).send().expect("an answer");
         let location = response.headers().get("location").map(|value| value.to_str().expect("text").to_owned());
         let Some(location) = location else {

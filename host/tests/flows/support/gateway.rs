@@ -215,9 +215,9 @@ impl Site {
             );
         }
         for (name, issuer, more) in &self.providers {
-            let _ = write!(
+            let _ = writeln!(
                 yaml,
-                "  - {{ name: {name}, issuer: \"{issuer}\", client_id: sallyport, client_secret: \"${{CLIENT_SECRET}}\", {more} }}\n"
+                "  - {{ name: {name}, issuer: \"{issuer}\", client_id: sallyport, client_secret: \"${{CLIENT_SECRET}}\", {more} }}"
             );
         }
         if self.has_session_secret {

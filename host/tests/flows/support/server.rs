@@ -75,10 +75,9 @@ impl Server {
     /// nginx, with `http` in its `http` block; `PORT` in it is the port to listen on.
     pub(crate) fn nginx(http: &str) -> Self {
         Self::start("nginx", &["-c"], |directory, port| {
-            let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-                .iter()
+            let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
                 .map(|kind| format!("{kind}_temp_path {}/{kind};\n", directory.display()))
-                .collect();
+                .concat();
             format!(
                 "daemon off;\nmaster_process off;\npid {directory}/pid;\nerror_log {directory}/error.log;\n\
                  events {{}}\nhttp {{\naccess_log off;\n{paths}{http}\n}}\n",
