@@ -144,8 +144,11 @@ pub(crate) fn configured(config: &Config) -> Result<HashMap<String, Trust>, Vec<
     let mut faults = Vec::new();
     for provider in &config.oidc {
         let trust = match (&provider.tls, &provider.ca_cert_pem) {
-            (Some(tls), _) => usable(tls, "oidc.tls", &mut faults),
-            (None, Some(roots)) => Some(Trust { roots: Some(roots.clone()), ..Trust::default() }),
+            (Some(tls), _) => usable(Trust::of(tls), "oidc.tls", &mut faults),
+            (None, Some(roots)) => {
+                let trust = Trust { roots: Some(roots.clone()), ..Trust::default() };
+                usable(Ok(trust), "oidc.ca_cert_pem", &mut faults)
+            }
             (None, None) => None,
         };
         let Some(trust) = trust else { continue };
@@ -155,15 +158,15 @@ pub(crate) fn configured(config: &Config) -> Result<HashMap<String, Trust>, Vec<
     }
     for (index, upstream) in config.upstreams.iter().enumerate() {
         let Some(tls) = &upstream.tls else { continue };
-        let trust = usable(tls, &format!("upstreams[{index}].tls"), &mut faults);
+        let trust = usable(Trust::of(tls), &format!("upstreams[{index}].tls"), &mut faults);
         let host = Url::parse(&upstream_origin(upstream)).ok().and_then(|url| Some(url.host_str()?.to_owned()));
         by_host.extend(host.zip(trust));
     }
     if faults.is_empty() { Ok(by_host) } else { Err(faults) }
 }
 
-fn usable(tls: &ClientTls, path: &str, faults: &mut Vec<String>) -> Option<Trust> {
-    let trust = Trust::of(tls).and_then(|trust| trust.client_config().map(|_| trust));
+fn usable(trust: Result<Trust>, path: &str, faults: &mut Vec<String>) -> Option<Trust> {
+    let trust = trust.and_then(|trust| trust.client_config().map(|_| trust));
     trust.map_err(|error| faults.push(format!("{path}: {error:#}"))).ok()
 }
 
@@ -214,8 +217,13 @@ fn http_config(trust: &Trust) -> Result<ClientConfig> {
     Ok(config)
 }
 
-/// The settings with which we terminate TLS ourselves.
-pub(crate) fn server(certificate: &Path, key: &Path) -> Result<ServerConfig> {
+/// `listen.tls`: the settings with which we terminate TLS ourselves.
+pub(crate) fn terminating(config: &Config) -> Result<Option<ServerConfig>> {
+    let Some(tls) = &config.listen.tls else { return Ok(None) };
+    server(Path::new(&tls.cert), Path::new(&tls.key)).map(Some).context("listen.tls")
+}
+
+fn server(certificate: &Path, key: &Path) -> Result<ServerConfig> {
     let read = |path: &Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
     let chain = certificates(&read(certificate)?).with_context(|| certificate.display().to_string())?;
     let key_der = private_key(&read(key)?).with_context(|| key.display().to_string())?;

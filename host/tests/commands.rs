@@ -197,3 +197,28 @@ fn explain_says_why_somebody_cannot_do_something() {
     assert!(said["sign_in_refused"].is_string(), "{said}");
     assert_eq!(said["model"]["denied"], "it is not in the policy's `availableModels`");
 }
+
+#[test]
+fn check_says_what_has_no_effect_under_spin_and_which_files_cannot_be_used() {
+    let yaml = GATEWAY
+        .replace("{ host: 127.0.0.1 }", "{ host: 127.0.0.1, tls: { cert: missing.pem, key: missing.key } }")
+        .replace("    groups: [research]", "    proxy: direct\n    tls: { ca_file: nowhere.pem }")
+        .replace("${OIDC_CLIENT_SECRET}", "example")
+        .replace("${ANTHROPIC_API_KEY}", "example");
+    let directory = directory_with(&yaml);
+    let output = run(directory.path(), &["check", "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = json(&output);
+    let faults: Vec<_> = said["faults"].as_array().expect("a list").iter().map(|fault| &fault["message"]).collect();
+    assert!(faults.len() == 2, "{said}");
+    assert!(
+        faults[0].as_str().is_some_and(|fault| fault.contains("upstreams[0].tls: ca_file: cannot read nowhere.pem"))
+    );
+    assert!(faults[1].as_str().is_some_and(|fault| fault.contains("listen.tls: missing.pem")), "{said}");
+    let notes = said["notes"].to_string();
+    for key in ["listen.tls", "upstreams[].proxy"] {
+        assert!(notes.contains(&format!("{key} has no effect under Spin")), "{notes}");
+    }
+    let plain = run(directory.path(), &["check"]);
+    assert!(String::from_utf8_lossy(&plain.stderr).contains("note: listen.tls has no effect under Spin"), "{plain:?}");
+}

@@ -53,7 +53,7 @@ pub use fault::Fault;
 pub use reference::reference;
 pub use schema::json_schema;
 pub use secret::Secret;
-pub use spin::{SpinFiles, render_spin};
+pub use spin::{SpinFiles, render_spin, without_effect_under_spin};
 
 use crate::mask::Rules;
 use crate::ports::Files;

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::destinations::{destinations, is_metadata, upstream_origin};
 use super::yaml::{self, Node, Value};
-use super::{AnthropicAuth, ClientTls, Config, GoogleAuth, Provider, variables};
+use super::{AnthropicAuth, ClientTls, Config, GoogleAuth, MinTls, Provider, variables};
 
 /// Name of the component and of the application.
 const NAME: &str = "sallyport";
@@ -41,6 +41,33 @@ pub struct SpinFiles {
 pub fn render_spin(text: &str, config: &Config) -> SpinFiles {
     let allowed = destinations(config);
     SpinFiles { manifest: manifest(text, config, &allowed), runtime_config: runtime_config(text, config, &allowed) }
+}
+
+/// What `config` says that has no effect under Spin, and what has it instead.
+pub fn without_effect_under_spin(config: &Config) -> Vec<&'static str> {
+    let mut notes = Vec::new();
+    if config.listen.tls.is_some() {
+        notes.push("listen.tls has no effect under Spin: say `spin up --tls-cert … --tls-key …`, or end TLS in front");
+    }
+    if config.oidc.iter().any(|provider| provider.use_proxy.is_some()) {
+        notes.push("oidc.use_proxy has no effect under Spin, which calls without a proxy");
+    }
+    if config.upstreams.iter().any(|upstream| upstream.proxy.is_some()) {
+        notes.push("upstreams[].proxy has no effect under Spin, which calls without a proxy");
+    }
+    if config.observability.metrics.is_some() {
+        notes.push("observability.metrics has no effect under Spin: figures are in the audit trail");
+    }
+    let upstreams = config.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
+    let providers = config.oidc.iter().filter_map(|provider| provider.tls.as_ref());
+    let tls: Vec<_> = upstreams.chain(providers).collect();
+    if tls.iter().any(|tls| tls.client_key_passphrase.is_some()) {
+        notes.push("client_key_passphrase has no effect under Spin, which reads plain private keys only");
+    }
+    if tls.iter().any(|tls| tls.min_version != MinTls::Tls12) {
+        notes.push("min_version has no effect under Spin, which speaks TLS 1.2 and 1.3");
+    }
+    notes
 }
 
 fn manifest(text: &str, config: &Config, allowed: &BTreeSet<String>) -> String {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use sallyport::config::Fault;
+use sallyport::config::{Fault, without_effect_under_spin};
 use serde_json::{Value, json};
 
 use super::online::{self, Attempt};
@@ -87,13 +87,15 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode, Faults> {
     };
     let file = common.config.display().to_string();
     let place = |fault: Fault| Finding { file: file.clone(), fault: Place::Configuration(fault) };
-    let (mut faults, mut warnings) = (Vec::new(), Vec::new());
+    let (mut faults, mut warnings, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     let settings = match Settings::parse(text.clone(), &[], allow_loopback) {
         Ok(settings) => {
             warnings.extend(settings.warnings.iter().cloned().map(place));
             let elsewhere = |message| Finding::elsewhere(&common.config, message);
             warnings.extend(Environment::read().warnings(&settings.config).into_iter().map(elsewhere));
             faults.extend(tls::configured(&settings.config).err().unwrap_or_default().into_iter().map(elsewhere));
+            faults.extend(tls::terminating(&settings.config).err().map(|error| elsewhere(format!("{error:#}"))));
+            notes = without_effect_under_spin(&settings.config);
             Some(settings)
         }
         Err(found) => {
@@ -120,7 +122,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode, Faults> {
     let is_ok = faults.is_empty() && attempts.iter().all(|attempt| attempt.outcome.is_ok());
     if arguments.json {
         let list = |findings: &[Finding]| findings.iter().map(Finding::json).collect::<Vec<_>>();
-        let mut said = json!({ "ok": is_ok, "faults": list(&faults), "warnings": list(&warnings) });
+        let mut said = json!({ "ok": is_ok, "faults": list(&faults), "warnings": list(&warnings), "notes": notes });
         if let Some(online) = &online {
             said["online"] = attempts.iter().map(Attempt::json).collect();
             said["first_user"] = json!(online.first_user);
@@ -132,6 +134,9 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode, Faults> {
         }
         for warning in &warnings {
             console::plain(&format!("warning: {}\n", warning.render(&text)));
+        }
+        for note in &notes {
+            console::plain(&format!("note: {note}\n"));
         }
         console::flush();
         if let Some(online) = &online {
@@ -152,7 +157,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode, Faults> {
 fn unreadable(arguments: &Arguments, fault: String) -> ExitCode {
     if arguments.json {
         let faults = [Finding::elsewhere(&arguments.common.config, fault).json()];
-        print(&json!({ "ok": false, "faults": faults, "warnings": [] }).to_string());
+        print(&json!({ "ok": false, "faults": faults, "warnings": [], "notes": [] }).to_string());
     } else {
         console::plain(&format!("sallyport: {fault}"));
     }

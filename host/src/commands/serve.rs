@@ -308,14 +308,13 @@ impl Prepared {
                 return Err(Faults(faults));
             }
         };
-        let mut keep = |what: &str, error: String| faults.push(format!("{what}: {error}"));
-        let tls = settings.config.listen.tls.as_ref().and_then(|tls| {
-            let server = tls::server(Path::new(&tls.cert), Path::new(&tls.key));
-            server.map_err(|error| keep("listen.tls", format!("{error:#}"))).ok()
+        let tls = tls::terminating(&settings.config).unwrap_or_else(|error| {
+            faults.push(format!("{error:#}"));
+            None
         });
         let postgres = settings.config.store.postgres_url.as_ref().and_then(|address| {
             let address = postgres::Address::parse(address.reveal());
-            address.map_err(|error| keep("store.postgres_url", error.to_string())).ok()
+            address.map_err(|error| faults.push(format!("store.postgres_url: {error}"))).ok()
         });
         if faults.is_empty() {
             Ok(Self { settings, manifest, runtime_config, tls, postgres })

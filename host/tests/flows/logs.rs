@@ -10,7 +10,7 @@ const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 fn as_json_every_line_is_an_object_and_names_its_request() {
     let broken = Upstream::start(|exchange| exchange.answer(529, &[], &json!({"type": "error"})));
     let mut site = Site::for_inference(&discovery(), &broken);
-    site.arguments = vec!["--log-format", "json"];
+    site.arguments = ["--log-format", "json"].map(str::to_owned).to_vec();
     site.environment.push(("CLAUDE_GATEWAY_LOG_LEVEL", "debug".to_owned()));
     let gateway = site.start();
     let token = site.session("ada");

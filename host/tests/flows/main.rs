@@ -24,6 +24,7 @@ mod online;
 mod outages;
 mod providers;
 mod reload;
+mod rendered;
 mod replicas;
 mod requests;
 mod sdks;

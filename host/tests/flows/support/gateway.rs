@@ -73,7 +73,7 @@ pub(crate) struct Site {
     pub(crate) more_upstream: String,
     pub(crate) environment: Vec<(&'static str, String)>,
     /// More arguments of `serve`.
-    pub(crate) arguments: Vec<&'static str>,
+    pub(crate) arguments: Vec<String>,
     /// A program, with arguments, that starts the gateway's.
     pub(crate) launcher: Vec<String>,
     pub(crate) transcript: Transcript,
