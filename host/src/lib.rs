@@ -27,6 +27,7 @@ mod operator;
 mod own_store;
 mod pool;
 mod presence;
+mod private;
 mod reload;
 mod settings;
 mod tls;

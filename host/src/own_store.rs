@@ -12,6 +12,7 @@ use crate::commands::serve::{reach_postgres, sqlite_file};
 use crate::commands::{Common, Faults};
 use crate::console;
 use crate::manifest::{Manifest, RuntimeConfig};
+use crate::private;
 use crate::settings::Settings;
 
 /// The database that a configuration names.
@@ -71,7 +72,7 @@ impl OwnStore {
         match &self.place {
             Place::File(path) => {
                 if let Some(directory) = path.parent() {
-                    std::fs::create_dir_all(directory)
+                    private::create_directory(directory)
                         .with_context(|| format!("cannot create {}", directory.display()))?;
                 }
                 let opened = sqlite::Direct::open(path);

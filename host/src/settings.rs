@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sallyport::config::{self, AnthropicAuth, Config, Fault, GoogleAuth, Provider, Sources};
 use sallyport::ports::Files;
 
+use crate::private;
 use crate::{console, environment};
 
 /// Stands in for a secret that is not there: long enough for any.
@@ -169,7 +170,7 @@ impl Snapshot {
     fn create(state: &Path) -> std::io::Result<Self> {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let all = state.join("snapshots");
-        std::fs::create_dir_all(&all)?;
+        private::create_directory(&all)?;
         remove_abandoned(&all);
         // One for each configuration that this process has had.
         let number = MADE.fetch_add(1, Ordering::Relaxed);
@@ -178,8 +179,7 @@ impl Snapshot {
         if own.exists() {
             std::fs::remove_dir_all(&own)?;
         }
-        std::fs::create_dir(&own)?;
-        private(&own)?;
+        private::create_directory(&own)?;
         Ok(Self(own.canonicalize()?))
     }
 }
@@ -201,18 +201,6 @@ fn remove_abandoned(all: &Path) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
-}
-
-#[cfg(unix)]
-fn private(directory: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-
-    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
-}
-
-#[cfg(not(unix))]
-fn private(_: &Path) -> std::io::Result<()> {
-    Ok(())
 }
 
 /// The file system, remembering which files were asked for.

@@ -143,6 +143,13 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         keys.report
             .warn_at("audit.store", "the copy can only be read with SQL: the admin API needs an `admin` section");
     }
+    if let (Some(listen), Some(Some(metrics))) = (&listen, observability.as_ref().map(|section| &section.metrics))
+        && listen.port != 0
+        && metrics.listen.port() == listen.port
+    {
+        let message = "is the port of the gateway itself; metrics need another one";
+        keys.report.fault_at("observability.metrics.listen", message);
+    }
     let policies = managed.as_ref().and_then(|managed| managed.policies.as_deref());
     // A faulty `managed` section is given the benefit of the doubt.
     let has_policies =

@@ -41,7 +41,7 @@ pub enum AuditEvent<'a> {
     },
     /// `auth.denied`: no valid session.
     AuthDenied {
-        /// `missing_token` or `invalid_token`.
+        /// `missing_token`, `invalid_token`, or `session_ended`.
         reason: &'static str,
         /// Path without the query.
         path: &'a str,

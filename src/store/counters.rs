@@ -7,23 +7,27 @@ use crate::domain::ids::Timestamp;
 use crate::ports::Value;
 use crate::store::{Store, StoreError, integer};
 
+/// How far the clocks of two replicas may be apart, and how late a statement may come, without ending a window.
+const CLOCKS_DIFFER: Duration = Duration::from_mins(1);
+
 impl Store<'_> {
     /// Counts one use under `name`. `Some` if that is one too many: how long until the window ends. A
-    /// window that ends later than one that begins now was begun by a clock that was wrong, and is over.
+    /// window that ends much later than one that begins now was begun by a clock that was wrong, and is over.
     pub async fn count(&self, name: &str, limit: RateLimit, now: Timestamp) -> Result<Option<Duration>, StoreError> {
         let rows = self
             .run(
                 "INSERT INTO counters (name, uses, expires_at) VALUES ($1, 1, $2) \
                  ON CONFLICT (name) DO UPDATE SET \
-                 uses = CASE WHEN counters.expires_at <= CAST($3 AS BIGINT) OR counters.expires_at > CAST($2 AS BIGINT) \
+                 uses = CASE WHEN counters.expires_at <= CAST($3 AS BIGINT) OR counters.expires_at > CAST($4 AS BIGINT) \
                  THEN 1 ELSE counters.uses + 1 END, \
-                 expires_at = CASE WHEN counters.expires_at <= CAST($3 AS BIGINT) OR counters.expires_at > CAST($2 AS BIGINT) \
+                 expires_at = CASE WHEN counters.expires_at <= CAST($3 AS BIGINT) OR counters.expires_at > CAST($4 AS BIGINT) \
                  THEN CAST($2 AS BIGINT) ELSE counters.expires_at END \
                  RETURNING uses, expires_at",
                 &[
                     Value::Text(name.to_owned()),
                     Value::Integer(now.plus(limit.window).as_millis()),
                     Value::Integer(now.as_millis()),
+                    Value::Integer(now.plus(limit.window).plus(CLOCKS_DIFFER).as_millis()),
                 ],
             )
             .await?;

@@ -166,6 +166,16 @@ fn a_counter_refuses_what_is_too_much_until_its_window_ends() {
             ("a", 60, None),
             ("a", 61, None),
             ("a", 62, Some(58)),
+            // Another replica's clock is a little behind.
+            ("c", 10, None),
+            ("c", 9, None),
+            ("c", 8, Some(62)),
+            // A clock that was far ahead has been set.
+            ("d", 1000, None),
+            ("d", 1000, None),
+            ("d", 0, None),
+            ("d", 0, None),
+            ("d", 0, Some(60)),
         ] {
             let verdict = store.count(name, limit, NOW.plus(Duration::from_secs(secs))).await.expect("it runs");
             assert_eq!(verdict, wait.map(Duration::from_secs), "{name} after {secs} s");

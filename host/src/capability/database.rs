@@ -9,6 +9,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
+use crate::private;
+
 type Job = Box<dyn FnOnce(&Connection) + Send>;
 
 /// Prepared statements that are kept.
@@ -31,8 +33,10 @@ impl Database {
         // A rendered runtime configuration names a directory that nobody has made yet. Where it cannot be made, opening
         // the file says so.
         if let Some(directory) = path.parent() {
-            let _ = std::fs::create_dir_all(directory);
+            let _ = private::create_directory(directory);
         }
+        // What SQLite puts beside the file gets the file's permissions. Where it cannot be made, opening it says so.
+        let _ = private::create_file(path);
         let connection = Connection::open(path)?;
         // Other processes may use the same file: they take turns.
         connection.busy_timeout(Duration::from_secs(5))?;

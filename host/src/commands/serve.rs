@@ -28,7 +28,7 @@ use crate::manifest::{Manifest, RuntimeConfig};
 use crate::operator::{self, Phase};
 use crate::reload::{Hangups, Reloader};
 use crate::settings::Settings;
-use crate::{console, egress, environment, tls};
+use crate::{console, egress, environment, private, tls};
 
 /// Attempts to reach PostgreSQL, and the pause between two (auth contract §1.2).
 const CONNECT_ATTEMPTS: u32 = 3;
@@ -145,7 +145,7 @@ impl Host {
     pub(crate) async fn prepare(options: &Options) -> Result<Self, Faults> {
         let Prepared { settings, manifest, runtime_config, tls, postgres } = Prepared::read(options)?;
         let state = &options.common.state_dir;
-        std::fs::create_dir_all(state).with_context(|| format!("cannot create {}", state.display()))?;
+        private::create_directory(state).with_context(|| format!("cannot create {}", state.display()))?;
         let ground = Ground {
             options: options.clone(),
             key_value: key_value(state, manifest.as_ref(), &runtime_config)?,

@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use url::Url;
 
+use crate::{listen, private};
 use identity_provider::{Client, IdentityProvider};
 
 /// The first line of a configuration that this module may overwrite.
@@ -84,6 +85,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Demo> {
         }
     };
 
+    // Another demonstration may be running there with the configuration that would be written over.
+    drop(listen::bind(&options.listen.to_string()).await?);
     let config = options.state_dir.join("gateway.yaml");
     let text = configuration(options.listen, &gateway, &provider, upstream.as_ref());
     write_config(&config, &text)?;
@@ -190,7 +193,7 @@ fn gateway_url(listen: SocketAddr) -> String {
 /// Writes the configuration for its owner alone, and never over somebody else's file.
 fn write_config(path: &Path, text: &str) -> anyhow::Result<()> {
     let directory = path.parent().context("the configuration needs a directory")?;
-    std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    private::create_directory(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     match std::fs::read_to_string(path) {
         Ok(existing) if !existing.starts_with(HEADER) => {
             bail!("{} was not written by `sallyport demo`; choose another --state-dir", path.display())

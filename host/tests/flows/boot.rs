@@ -117,3 +117,21 @@ fn assert_one_clear_line(said: &str, what: &str) {
     assert!(lines[0].contains(what), "{what} is not named:\n{said}");
     assert!(!said.contains("panicked") && !said.contains("backtrace"), "{said}");
 }
+
+#[test]
+fn what_the_gateway_keeps_is_for_its_user_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let site = Site::for_inference(&discovery(), &Upstream::claude());
+    let gateway = site.start();
+    gateway.get("/healthz").send().expect(200);
+    let mode = |path: &std::path::Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&site.state()), 0o700);
+    let mut files = 0;
+    for entry in fs::read_dir(site.state()).expect("a directory").flatten() {
+        let path = entry.path();
+        files += usize::from(path.is_file());
+        assert_eq!(mode(&path) & 0o077, 0, "{}", path.display());
+    }
+    assert!(files >= 2, "the databases are there");
+}

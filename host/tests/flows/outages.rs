@@ -87,7 +87,7 @@ fn a_slow_postgresql_delays_inference_but_does_not_stop_it() {
 
     proxy.hold(true);
     assert_eq!(ask().json(), message());
-    assert!(gateway.log.text().contains("spending cannot be looked up"), "{}", gateway.log.text());
+    eventually("the warning", || gateway.log.text().contains("spending cannot be looked up").then_some(()));
     assert_eq!(gateway.get("/readyz").send().status_and_text(), "503 store unavailable");
 
     proxy.hold(false);

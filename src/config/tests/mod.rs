@@ -922,6 +922,10 @@ fn what_the_gateway_tells_about_itself_is_for_those_who_may_know() {
             "1:27: observability.metrics: `token` is required unless `listen` is a loopback address: metrics are not for everybody",
         ),
         (
+            "observability: { metrics: { listen: '127.0.0.1:8080' } }",
+            "1:37: observability.metrics.listen: is the port of the gateway itself; metrics need another one",
+        ),
+        (
             "observability: { metrics: { listen: 'localhost:9464' } }",
             "1:37: observability.metrics.listen: expected an IP address and a port such as 127.0.0.1:9464 or [::1]:9464",
         ),

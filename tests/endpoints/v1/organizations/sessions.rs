@@ -94,6 +94,7 @@ fn a_query_that_is_wrong_is_told_what_is_wrong() {
     let mut gateway = gateway();
     for (query, message) in [
         ("limit=0", "limit: must be between 1 and 1000"),
+        ("user=ada", "user: unknown parameter; accepted are user_id, limit, after_id, before_id"),
         ("limit=1001", "limit: must be between 1 and 1000"),
         ("limit=x", "limit: must be between 1 and 1000"),
         ("after_id=s-1&before_id=s-2", "after_id and before_id are mutually exclusive"),
