@@ -52,7 +52,7 @@ pub enum Invalid {
     /// Not begun.
     #[error("the token is not yet valid")]
     NotYetValid,
-    /// Good for more than [`LONGEST_LIFE`].
+    /// Good for more than `LONGEST_LIFE`.
     #[error("the token is good for more than a day")]
     TooLong,
     /// A condition does not hold.

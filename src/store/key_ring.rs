@@ -91,7 +91,7 @@ pub enum RingError {
     /// The ring is not what was written.
     #[error("the keys in the key-value store are damaged; delete `{0}` there to make new ones")]
     Damaged(&'static str),
-    /// There are [`MOST`] keys.
+    /// There are `MOST` keys.
     #[error("there are {MOST} keys that still verify; wait until the oldest has gone, or revoke it")]
     Full,
     /// There is no such key.

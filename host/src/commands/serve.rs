@@ -54,7 +54,7 @@ pub(crate) struct Arguments {
 /// Forms of operational lines.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 enum LogFormat {
-    /// [gateway] TIME LEVEL MESSAGE
+    /// The reference's form: a tag, the time, the level, the message
     Text,
     /// One JSON object per line
     Json,
