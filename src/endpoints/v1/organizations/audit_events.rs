@@ -98,10 +98,7 @@ fn wanted(gateway: &Gateway, query: &Query, more: &[&str]) -> Result<AuditQuery,
         return Err(Refusal::not_found("audit events are not kept: set audit.store to true"));
     }
     let common = ["starting_at", "ending_at", "user_ids[]", "events[]"];
-    if let Some(name) = query.names().find(|name| !common.contains(name) && !more.contains(name)) {
-        let known = [&common[..], more].concat().join(", ");
-        return Err(Refusal::invalid(format!("{name}: unknown parameter; accepted are {known}")));
-    }
+    query.accept_only(&[&common[..], more].concat())?;
     let at = |name: &str, default: i64| match query.first(name) {
         None => Ok(default),
         Some(text) => instant(name, text).map(|at| i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)),

@@ -329,6 +329,12 @@ impl Query {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
+    /// Refuses every parameter that is not `known`.
+    pub(crate) fn accept_only(&self, known: &[&str]) -> Result<(), Refusal> {
+        let Some(name) = self.names().find(|name| !known.contains(name)) else { return Ok(()) };
+        Err(Refusal::invalid(format!("{name}: unknown parameter; accepted are {}", known.join(", "))))
+    }
+
     /// All pairs, in their order.
     pub(crate) fn pairs(&self) -> &[(String, String)] {
         &self.0

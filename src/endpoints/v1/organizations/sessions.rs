@@ -11,11 +11,7 @@ use crate::store::{Edge, SessionRow, SessionsQuery};
 
 /// A page of sessions, oldest first.
 pub(super) async fn list(gateway: &Rc<Gateway>, query: &Query) -> Result<Value, Refusal> {
-    const KNOWN: [&str; 4] = ["user_id", "limit", "after_id", "before_id"];
-    if let Some(name) = query.names().find(|name| !KNOWN.contains(name)) {
-        let known = KNOWN.join(", ");
-        return Err(Refusal::invalid(format!("{name}: unknown parameter; accepted are {known}")));
-    }
+    query.accept_only(&["user_id", "limit", "after_id", "before_id"])?;
     let limit = query.limit(20)?;
     let (edge, name) = match (query.first("after_id"), query.first("before_id")) {
         (Some(_), Some(_)) => return Err(Refusal::invalid("after_id and before_id are mutually exclusive")),

@@ -53,12 +53,7 @@ const COLUMNS: [&str; 15] = [
 /// A page.
 pub(crate) async fn get(gateway: &Rc<Gateway>, query: &Query) -> Result<Answer, Refusal> {
     let now = gateway.ports.clock.now();
-    for name in query.names() {
-        if !PARAMETERS.contains(&name) {
-            let known = PARAMETERS.join(", ");
-            return Err(Refusal::invalid(format!("{name}: unknown parameter; accepted are {known}")));
-        }
-    }
+    query.accept_only(&PARAMETERS)?;
     let is_csv = match query.first("format") {
         None | Some("json") => false,
         Some("csv") => true,

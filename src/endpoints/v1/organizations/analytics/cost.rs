@@ -60,12 +60,7 @@ pub(in super::super) async fn get(gateway: &Rc<Gateway>, query: &Query) -> Resul
 
 /// The first day and the day after the last.
 fn range(query: &Query, now: Timestamp) -> Result<(Date, Date), Refusal> {
-    for name in query.names() {
-        if !PARAMETERS.contains(&name) {
-            let known = PARAMETERS.join(", ");
-            return Err(Refusal::invalid(format!("{name}: unknown parameter; accepted are {known}")));
-        }
-    }
+    query.accept_only(&PARAMETERS)?;
     let from = query.first("starting_at").ok_or_else(|| Refusal::invalid("starting_at: Required"))?;
     let from = day_of("starting_at", from)?;
     let longest = from.checked_add(Duration::days(MOST_DAYS)).unwrap_or(Date::MAX);
