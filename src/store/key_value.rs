@@ -5,6 +5,7 @@
 use async_trait::async_trait;
 
 use crate::ports::{Db, DbError, Dialect, KeyValue, KeyValueError, Row, Value};
+use crate::store::migrate::one_at_a_time;
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS key_value (name TEXT PRIMARY KEY, value BYTEA NOT NULL)";
 
@@ -20,8 +21,11 @@ impl<D: Db> SqlKeyValue<D> {
     async fn run(&self, statement: &str, parameters: &[Value]) -> Result<Vec<Row>, KeyValueError> {
         let mut outcome = self.0.run(statement, parameters).await;
         if let Err(DbError::Refused(_)) = outcome {
-            // Of two that make the table at the same moment PostgreSQL refuses one; the table is there for both.
-            let _ = self.0.run(TABLE, &[]).await;
+            // If there cannot be a table, the statement says so again.
+            let _ = match self.0.dialect() {
+                Dialect::Sqlite => self.0.run(TABLE, &[]).await,
+                Dialect::Postgres => self.0.run(&one_at_a_time(TABLE), &[]).await,
+            };
             outcome = self.0.run(statement, parameters).await;
         }
         outcome.map_err(|error| KeyValueError(error.to_string()))

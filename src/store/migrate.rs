@@ -52,19 +52,23 @@ impl Migration {
     fn block(&self) -> String {
         let statements: Vec<String> = self.statements(Dialect::Postgres).collect();
         let statements = statements.join(";\n");
-        format!(
-            "DO $$ BEGIN
-             PERFORM pg_advisory_xact_lock({LOCK});
-             {TABLE};
+        one_at_a_time(&format!(
+            "{TABLE};
              IF NOT EXISTS (SELECT 1 FROM schema_migrations WHERE number = {number}) THEN
              {statements};
              INSERT INTO schema_migrations (number, name) VALUES ({number}, '{name}');
-             END IF;
-             END $$",
+             END IF",
             number = self.number,
             name = self.name,
-        )
+        ))
     }
+}
+
+/// `statements` as one statement for PostgreSQL that only one connection runs at a time. Two that make one table at the
+/// same moment do not simply wait for each other, whatever `IF NOT EXISTS` promises: the second is refused, and may not
+/// see the table for a moment after that.
+pub(super) fn one_at_a_time(statements: &str) -> String {
+    format!("DO $$ BEGIN\nPERFORM pg_advisory_xact_lock({LOCK});\n{statements};\nEND $$")
 }
 
 impl Store<'_> {
