@@ -105,4 +105,26 @@ mod tests {
             keeps_what_it_is_given(&SqlKeyValue::new(postgres));
         }
     }
+
+    #[test]
+    fn instances_that_make_the_table_at_the_same_moment_all_keep_what_they_were_given() {
+        let Some((postgres, schema)) = TestPostgres::fresh() else { return };
+        for round in 0..10 {
+            block_on(postgres.run("DROP TABLE IF EXISTS key_value", &[])).expect("there is no table");
+            let barrier = std::sync::Barrier::new(8);
+            std::thread::scope(|scope| {
+                for instance in 0..8_u8 {
+                    let (schema, barrier) = (&schema, &barrier);
+                    scope.spawn(move || {
+                        let store = SqlKeyValue::new(TestPostgres::open(schema).expect("PostgreSQL"));
+                        barrier.wait();
+                        let name = format!("{round}-{instance}");
+                        block_on(store.set(&name, &[instance])).expect("it is kept");
+                    });
+                }
+            });
+            let kept = block_on(postgres.run("SELECT name FROM key_value", &[])).expect("rows");
+            assert_eq!(kept.len(), 8);
+        }
+    }
 }
