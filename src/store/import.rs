@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::limits::entry;
+use super::limits::{WRITTEN, entry};
 use crate::domain::ids::Timestamp;
 use crate::domain::money::Money;
 use crate::domain::spend::limit::Limit;
@@ -278,10 +278,8 @@ impl Store<'_> {
         });
         if mode == Mode::Write && !wanted.is_empty() {
             let statement = format!(
-                "INSERT INTO spend_limits (entry, kind, version, is_deleted, id, scope_type, scope_id, period, amount, \
-                 pool_amount, pool_paused, created_at, updated_at, actor, action, before_image, after_image) \
-                 SELECT v.entry, 'limit', 1, 0, v.id, v.scope_type, v.scope_id, v.period, NULLIF(v.amount, -1), \
-                 NULLIF(v.pool_amount, -1), v.pool_paused, v.created_at, v.updated_at, 'import', \
+                "INSERT INTO spend_limits ({WRITTEN}) SELECT v.entry, 'limit', 1, 0, v.id, v.scope_type, v.scope_id, \
+                 v.period, NULLIF(v.amount, -1), NULLIF(v.pool_amount, -1), v.pool_paused, v.created_at, v.updated_at, 'import', \
                  'spend_limit.upsert', '', '' FROM \
                  (SELECT column1 AS entry, column2 AS id, column3 AS scope_type, column4 AS scope_id, \
                  column5 AS period, column6 AS amount, column7 AS pool_amount, column8 AS pool_paused, \
@@ -331,10 +329,8 @@ impl Store<'_> {
         let (tally, wanted) = sorted(changes, judge);
         if mode == Mode::Write && !wanted.is_empty() {
             let statement = format!(
-                "INSERT INTO spend_limits (entry, kind, version, is_deleted, id, scope_type, scope_id, period, amount, \
-                 pool_amount, pool_paused, created_at, updated_at, actor, action, before_image, after_image) \
-                 SELECT v.entry, 'change', 0, 0, v.target, '', '', '', CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), 0, v.at, v.at, v.actor, v.action, \
-                 v.before_image, v.after_image FROM \
+                "INSERT INTO spend_limits ({WRITTEN}) SELECT v.entry, 'change', 0, 0, v.target, '', '', '', \
+                 CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), 0, v.at, v.at, v.actor, v.action, v.before_image, v.after_image FROM \
                  (SELECT column1 AS entry, column2 AS target, column3 AS at, column4 AS actor, column5 AS action, \
                  column6 AS before_image, column7 AS after_image FROM (VALUES {}) AS w) v WHERE 1 = 1 \
                  ON CONFLICT (entry) DO NOTHING",
@@ -369,7 +365,7 @@ impl Store<'_> {
 }
 
 /// `count` rows of placeholders; a column's type is named where a database could not know it.
-fn marks(count: usize, types: &[&str]) -> String {
+pub(super) fn marks(count: usize, types: &[&str]) -> String {
     let mut number = 0;
     let mut mark = |kind: &&str| {
         number += 1;

@@ -16,6 +16,10 @@ pub(super) const COLUMNS: &str = "l.id, l.scope_type, l.scope_id, l.period, l.am
 /// How many they are.
 pub(super) const COLUMN_COUNT: usize = 9;
 
+/// The columns of a new row, of a cap or of a change.
+pub(super) const WRITTEN: &str = "entry, kind, version, is_deleted, id, scope_type, scope_id, period, amount, \
+     pool_amount, pool_paused, created_at, updated_at, actor, action, before_image, after_image";
+
 /// A cap as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
@@ -158,20 +162,22 @@ impl Store<'_> {
         let limit = change.limit;
         let entry = entry(&limit.scope, limit.period);
         let version = change.from_version + 1;
+        let statement = format!(
+            "INSERT INTO spend_limits ({WRITTEN}) VALUES \
+             ($1, 'limit', $3, $4, $5, $6, $7, $8, NULLIF(CAST($9 AS BIGINT), -1), \
+             NULLIF(CAST($10 AS BIGINT), -1), $11, $12, $13, $14, $15, '', ''), \
+             ($2, 'change', $3, $4, $5, $6, $7, $8, NULLIF(CAST($9 AS BIGINT), -1), \
+             NULLIF(CAST($10 AS BIGINT), -1), $11, $12, $13, $14, $15, $16, $17) \
+             ON CONFLICT (entry) DO UPDATE SET version = excluded.version, is_deleted = excluded.is_deleted, \
+             id = excluded.id, amount = excluded.amount, pool_amount = excluded.pool_amount, \
+             pool_paused = excluded.pool_paused, created_at = excluded.created_at, \
+             updated_at = excluded.updated_at, actor = excluded.actor, action = excluded.action \
+             WHERE spend_limits.kind = 'limit' AND spend_limits.version = excluded.version - 1 \
+             RETURNING seq"
+        );
         let rows = self
             .run(
-                "INSERT INTO spend_limits (entry, kind, version, is_deleted, id, scope_type, scope_id, period, amount, \
-                 pool_amount, pool_paused, created_at, updated_at, actor, action, before_image, after_image) VALUES \
-                 ($1, 'limit', $3, $4, $5, $6, $7, $8, NULLIF(CAST($9 AS BIGINT), -1), \
-                 NULLIF(CAST($10 AS BIGINT), -1), $11, $12, $13, $14, $15, '', ''), \
-                 ($2, 'change', $3, $4, $5, $6, $7, $8, NULLIF(CAST($9 AS BIGINT), -1), \
-                 NULLIF(CAST($10 AS BIGINT), -1), $11, $12, $13, $14, $15, $16, $17) \
-                 ON CONFLICT (entry) DO UPDATE SET version = excluded.version, is_deleted = excluded.is_deleted, \
-                 id = excluded.id, amount = excluded.amount, pool_amount = excluded.pool_amount, \
-                 pool_paused = excluded.pool_paused, created_at = excluded.created_at, \
-                 updated_at = excluded.updated_at, actor = excluded.actor, action = excluded.action \
-                 WHERE spend_limits.kind = 'limit' AND spend_limits.version = excluded.version - 1 \
-                 RETURNING seq",
+                &statement,
                 &[
                     as_text(&entry),
                     as_text(format!("{entry}#{version}")),

@@ -3,6 +3,7 @@
 
 pub(crate) mod analytics;
 mod audit_events;
+mod cursor;
 pub(crate) mod explain;
 pub(crate) mod sessions;
 pub(crate) mod signing_keys;

@@ -5,38 +5,19 @@ use std::rc::Rc;
 
 use serde_json::{Value, json};
 
+use super::cursor::Cursor;
 use super::{Administrator, Query, Refusal};
 use crate::gateway::{Context, Gateway};
-use crate::store::{Edge, SessionRow, SessionsQuery};
+use crate::store::{SessionRow, SessionsQuery};
 
 /// A page of sessions, oldest first.
 pub(super) async fn list(gateway: &Rc<Gateway>, query: &Query) -> Result<Value, Refusal> {
     query.accept_only(&["user_id", "limit", "after_id", "before_id"])?;
-    let limit = query.limit(20)?;
-    let (edge, name) = match (query.first("after_id"), query.first("before_id")) {
-        (Some(_), Some(_)) => return Err(Refusal::invalid("after_id and before_id are mutually exclusive")),
-        (Some(id), None) => (Edge::After(id), "after_id"),
-        (None, Some(id)) => (Edge::Before(id), "before_id"),
-        (None, None) => (Edge::First, ""),
-    };
+    let cursor = Cursor::parse(query)?;
     let subject = query.first("user_id").map(user_id).transpose()?;
-    let wanted = SessionsQuery { edge, most: limit + 1, subject };
+    let wanted = SessionsQuery { edge: cursor.edge, most: cursor.most, subject };
     let found = gateway.store().sessions(wanted, gateway.ports.clock.now()).await?;
-    let mut found = found.ok_or_else(|| Refusal::invalid(format!("{name}: no session with this id")))?;
-    let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    let has_more = found.len() > most;
-    if has_more {
-        match edge {
-            Edge::Before(_) => drop(found.remove(0)),
-            Edge::First | Edge::After(_) => found.truncate(most),
-        }
-    }
-    Ok(json!({
-        "data": found.iter().map(shown).collect::<Vec<_>>(),
-        "has_more": has_more,
-        "first_id": found.first().map(|session| &session.id),
-        "last_id": found.last().map(|session| &session.id),
-    }))
+    cursor.page(found, "session", |session| &session.id, shown)
 }
 
 /// Ends one session.
@@ -71,7 +52,8 @@ pub(super) async fn delete_all(
     Ok(json!({"type": "sessions_deleted", "user_id": subject, "ids": ids}))
 }
 
-fn user_id(text: &str) -> Result<&str, Refusal> {
+/// What names a person.
+pub(super) fn user_id(text: &str) -> Result<&str, Refusal> {
     if text.is_empty() {
         return Err(Refusal::invalid("user_id: String must contain at least 1 character(s)"));
     }

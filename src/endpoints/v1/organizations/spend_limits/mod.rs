@@ -10,12 +10,13 @@ use std::rc::Rc;
 
 use serde_json::{Value, json};
 
+use super::cursor::Cursor;
 use super::{Administrator, Query, Refusal};
 use crate::domain::audit::{AuditEvent, LimitChanged};
 use crate::domain::spend::calendar::Period;
 use crate::domain::spend::limit::Limit;
 use crate::gateway::Gateway;
-use crate::store::{Change, Edge, Page, Stored};
+use crate::store::{Change, Page, Stored};
 
 /// How often a change is tried again because somebody else was faster.
 const ATTEMPTS: u32 = 20;
@@ -69,35 +70,15 @@ async fn remove(gateway: &Rc<Gateway>, actor: &str, id: &str) -> Result<(), Refu
 
 /// A page of caps.
 pub(super) async fn list(gateway: &Rc<Gateway>, query: &Query) -> Result<Value, Refusal> {
-    let limit = query.limit(20)?;
-    let (edge, name) = match (query.first("after_id"), query.first("before_id")) {
-        (Some(_), Some(_)) => return Err(Refusal::invalid("after_id and before_id are mutually exclusive")),
-        (Some(id), None) => (Edge::After(id), "after_id"),
-        (None, Some(id)) => (Edge::Before(id), "before_id"),
-        (None, None) => (Edge::First, ""),
-    };
+    let cursor = Cursor::parse(query)?;
     let scope_type = query.first("scope_type");
     if scope_type.is_some_and(|kind| !["organization", "rbac_group", "user"].contains(&kind)) {
         return Err(Refusal::invalid("scope_type: must be one of organization, rbac_group, user"));
     }
     let month = Period::Monthly.key(gateway.ports.clock.now());
-    let page = Page { edge, most: limit + 1, scope_type, month: &month };
+    let page = Page { edge: cursor.edge, most: cursor.most, scope_type, month: &month };
     let found = gateway.store().limits(page).await?;
-    let mut found = found.ok_or_else(|| Refusal::invalid(format!("{name}: no spend limit with this id")))?;
-    let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    let has_more = found.len() > most;
-    if has_more {
-        match edge {
-            Edge::Before(_) => drop(found.remove(0)),
-            Edge::First | Edge::After(_) => found.truncate(most),
-        }
-    }
-    Ok(json!({
-        "data": found.iter().map(shown).collect::<Vec<_>>(),
-        "has_more": has_more,
-        "first_id": found.first().map(|stored| &stored.limit.id),
-        "last_id": found.last().map(|stored| &stored.limit.id),
-    }))
+    cursor.page(found, "spend limit", |stored| &stored.limit.id, shown)
 }
 
 async fn find(gateway: &Rc<Gateway>, id: &str) -> Result<Stored, Refusal> {
