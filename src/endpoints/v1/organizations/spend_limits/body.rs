@@ -5,6 +5,10 @@ use serde_json::{Map, Value};
 use crate::domain::spend::calendar::Period;
 use crate::domain::spend::limit::{PoolWish, Scope, Wish};
 
+/// Longer ids than this are nobody's (a subject has at most 255, OpenID Connect Core §2), and no index of PostgreSQL keeps
+/// much more.
+const MOST_CHARACTERS: usize = 512;
+
 /// The wish that `body` is; the error is the public message.
 pub(super) fn parse(body: &[u8]) -> Result<Wish, String> {
     let body: Value = serde_json::from_slice(body).map_err(|_| "invalid JSON body".to_owned())?;
@@ -44,6 +48,9 @@ fn scope(body: &Map<String, Value>) -> Result<Scope, String> {
         None => return Err(format!("scope.{name}: Required")),
         Some(Value::String(id)) if id.is_empty() => {
             return Err(format!("scope.{name}: String must contain at least 1 character(s)"));
+        }
+        Some(Value::String(id)) if id.chars().count() > MOST_CHARACTERS => {
+            return Err(format!("scope.{name}: String must contain at most {MOST_CHARACTERS} character(s)"));
         }
         // PostgreSQL cannot keep it, and no identity provider sends it.
         Some(Value::String(id)) if id.contains('\0') => return Err(format!("scope.{name}: Invalid")),
@@ -138,6 +145,10 @@ mod tests {
             (
                 json!({"scope": {"type": "user", "user_id": 1}}),
                 "scope.user_id: Expected string, received number".to_owned(),
+            ),
+            (
+                json!({"scope": {"type": "user", "user_id": "\u{1f600}".repeat(513)}}),
+                "scope.user_id: String must contain at most 512 character(s)".to_owned(),
             ),
             (json!({"scope": organization}), "amount: Required".to_owned()),
             (json!({"scope": organization, "amount": 1}), "amount: Expected string, received number".to_owned()),
