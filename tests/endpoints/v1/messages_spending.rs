@@ -190,6 +190,42 @@ fn a_request_takes_one_statement_before_and_one_after_whatever_the_number_of_cap
 }
 
 #[test]
+fn sessions_alerts_and_the_rows_of_reports_take_no_statement_of_their_own() {
+    let alerts =
+        "  alerts: [{at: [50], webhook: 'https://hooks.example.test', secret: placeholder-placeholder, scope: user}]\n";
+    let mut gateway = TestGateway::with_config(&format!("{ADMIN}{alerts}"));
+    cap(&mut gateway, &json!({"type": "user", "user_id": "ada"}), "100000", &[("period", json!("daily"))]);
+    for group in ["a", "b"] {
+        let pool = [("pooled_budget", json!({"amount": "100000"}))];
+        cap(&mut gateway, &json!({"type": "rbac_group", "rbac_group_id": group}), "100000", &pool);
+    }
+    let token = |gateway: &TestGateway, sid: &str| {
+        gateway.token_with(|claims| {
+            claims["sid"] = json!(sid);
+            claims["groups"] = json!(["a", "b"]);
+        })
+    };
+    // What the first request of an instance and of a session needs besides: whether the session has ended, who it is.
+    for sid in ["s-1", "s-2"] {
+        gateway.http.answer_in_pieces(200, SSE, stream());
+        let token = token(&gateway, sid);
+        assert_eq!(gateway.send(post("/v1/messages").bearer(&token).json(&ask())).status, 200);
+    }
+    for model in ["claude-opus-4-8", "claude-haiku-4-5", "claude-opus-4-8"] {
+        for sid in ["s-1", "s-2"] {
+            gateway.http.answer_in_pieces(200, SSE, stream());
+            let (token, before) = (token(&gateway, sid), gateway.db.statements.get());
+            let mut asked = ask();
+            asked["model"] = json!(model);
+            assert_eq!(gateway.send(post("/v1/messages").bearer(&token).json(&asked)).status, 200);
+            assert_eq!(gateway.db.statements.get() - before, 2, "{model} {sid}");
+        }
+    }
+    assert_eq!(gateway.db.number("SELECT COUNT(*) FROM spend WHERE kind = 'usage'"), 4);
+    assert_eq!(gateway.db.number("SELECT SUM(requests) FROM spend WHERE kind = 'pool'"), 8);
+}
+
+#[test]
 fn billing_groups_reach_the_audit_trail_and_not_the_upstream() {
     let config = ADMIN.replace("write_keys", "billing_group_tag: team\n  write_keys");
     for (tags, group, ignored) in [
