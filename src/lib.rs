@@ -10,6 +10,7 @@ pub mod config;
 mod credentials;
 pub mod domain;
 mod endpoints;
+mod erasure;
 pub mod error;
 pub mod exchange;
 pub mod explanation;

@@ -85,7 +85,9 @@ impl Route {
             path if path.starts_with("/v1/organizations/spend_limits/") => Self::Organizations,
             "/v1/organizations/sessions" | "/v1/organizations/signing_keys/rotate" => Self::Organizations,
             path if path.starts_with("/v1/organizations/sessions/") => Self::Organizations,
-            "/v1/organizations/audit_events" | "/v1/organizations/audit_events/export" => Self::Organizations,
+            "/v1/organizations/users" | "/v1/organizations/audit_events" | "/v1/organizations/audit_events/export" => {
+                Self::Organizations
+            }
             "/v1/metrics" if post => Self::Metrics,
             "/v1/logs" if post => Self::Logs,
             "/v1/traces" if post => Self::Traces,

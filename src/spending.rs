@@ -264,7 +264,7 @@ impl Gateway {
         self.prices.most(served, &message.asked())
     }
 
-    async fn note_identity(&self, session: &Session, subject: &str) {
+    async fn note_identity(self: &Rc<Self>, session: &Session, subject: &str) {
         let identity = Identity { subject, email: session.email(), name: session.name(), groups: session.groups() };
         let digest: [u8; 32] = Sha256::digest(format!("{identity:?}")).into();
         let now = self.ports.clock.now();
@@ -273,6 +273,12 @@ impl Gateway {
             *known == digest && now.since(*at) < IDENTITY_FRESH && at.as_secs().div_euclid(24 * 60 * 60) == today
         });
         if is_fresh {
+            return;
+        }
+        // Whoever was signed out while the request went on may have been erased.
+        if let Some(id) = session.id().filter(|id| !id.is_empty())
+            && self.has_ended(id).await
+        {
             return;
         }
         match self.store().note_identity(identity, now).await {

@@ -202,6 +202,8 @@ pub enum AuditEvent<'a> {
     },
     /// `admin.limit.delete`: a cap was removed. It has no `request_id`.
     AdminLimitDelete(LimitChanged<'a>),
+    /// `user.erase`: a person was erased. It does not say who.
+    UserErase(UserErased<'a>),
 }
 
 /// A cap that an administrator has changed.
@@ -217,6 +219,20 @@ pub struct LimitChanged<'a> {
     pub scope_id: &'a str,
     /// Over what.
     pub period: &'static str,
+}
+
+/// A person who was erased.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct UserErased<'a> {
+    /// `success`, or `fail` if it stopped on the way and has to be asked for again.
+    pub result: &'static str,
+    /// `admin-key:<id>`, `oidc:<sub>`, or `operator`.
+    pub actor: &'a str,
+    /// What stands for the person in the books; absent if nothing of theirs was kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pseudonym: Option<&'a str>,
+    /// How many sessions ended.
+    pub sessions: usize,
 }
 
 /// A session that began.
@@ -466,6 +482,7 @@ impl AuditEvent<'_> {
             Self::AdminDenied { .. } => "admin.denied",
             Self::AdminLimitUpsert { .. } => "admin.limit.upsert",
             Self::AdminLimitDelete(_) => "admin.limit.delete",
+            Self::UserErase(_) => "user.erase",
         }
     }
 

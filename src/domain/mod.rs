@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod client_address;
 pub mod destination;
 pub mod device_grant;
+pub mod erasure;
 pub mod figure;
 pub mod google_groups;
 pub mod id_token;

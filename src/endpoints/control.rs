@@ -21,10 +21,14 @@ use crate::domain::price::Served;
 use crate::exchange::{Request, Response, json, plain};
 use crate::gateway::Gateway;
 use crate::idp;
+use crate::store::Act;
 use crate::store::key_ring::{KeyInfo, Purpose, RingError};
 
 /// Who acts here, in the audit trail.
 const ACTOR: &str = "command-line";
+
+/// Whoever changes the books by a command here.
+const OPERATOR: &str = "operator";
 
 /// What the host tells along.
 #[derive(Debug, Default, Deserialize)]
@@ -50,7 +54,10 @@ struct Input {
     /// The caps that `limits` applies, YAML.
     #[serde(default)]
     text: String,
-    /// Whether `limits` only says what it would do.
+    /// Whom `erase` erases.
+    #[serde(default)]
+    user: String,
+    /// Whether `limits` and `erase` only say what they would do.
     #[serde(default)]
     dry_run: bool,
 }
@@ -93,6 +100,7 @@ pub(crate) async fn post(gateway: &Rc<Gateway>, operation: String, mut request: 
         "keys" => keys(gateway, &input).await,
         "report" => report(gateway, &input.query).await,
         "limits" => limits(gateway, &input.text, input.dry_run).await,
+        "erase" => erase(gateway, &input.user, input.dry_run).await,
         _ => plain(StatusCode::NOT_FOUND, "not found"),
     }
 }
@@ -296,10 +304,18 @@ async fn limits(gateway: &Rc<Gateway>, text: &str, dry_run: bool) -> Response {
         Ok(order) => order,
         Err(fault) => return failed(&fault),
     };
-    // Whoever runs a command here is the operator.
-    match bulk::apply(gateway, "operator", order).await {
+    match bulk::apply(gateway, OPERATOR, order).await {
         Ok(done) => json(StatusCode::OK, &done),
         Err(refusal) => refused(&refusal),
+    }
+}
+
+/// Erases a person.
+async fn erase(gateway: &Rc<Gateway>, user: &str, dry_run: bool) -> Response {
+    let act = if dry_run { Act::Look } else { Act::Write };
+    match gateway.erase(None, user, OPERATOR, act).await {
+        Ok(done) => json(StatusCode::OK, &done),
+        Err(error) => failed(&error.to_string()),
     }
 }
 

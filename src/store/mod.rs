@@ -8,6 +8,7 @@ mod audit_events;
 pub mod cache;
 mod counters;
 mod device_grants;
+mod erasure;
 mod identities;
 pub mod import;
 pub mod key_ring;
@@ -29,6 +30,7 @@ use crate::ports::{Db, DbError, Row, Value};
 pub use alerts::{DueAlert, NewAlert};
 pub use audit_events::{AuditPage, AuditQuery, AuditRow, BATCH, KeptEvent};
 pub use device_grants::NewGrant;
+pub use erasure::{Act, Erased, Order};
 pub use identities::{Identity, Seen};
 pub use limits::{Change, Edge, Page, Recorded, Stored};
 pub use reports::{CostQuery, CostRow, PrincipalRow, PrincipalsQuery};
@@ -133,6 +135,8 @@ fn as_text(text: impl Into<String>) -> Value {
     Value::Text(if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text })
 }
 
+#[cfg(test)]
+mod erasure_tests;
 #[cfg(test)]
 mod import_tests;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::domain::erasure;
 use crate::domain::money::Money;
 use crate::domain::spend::calendar::Period;
 use crate::ports::{Row, Value};
@@ -53,6 +54,8 @@ pub struct CostQuery {
     pub by_actor: bool,
     /// One row for each group that people were in on the day?
     pub by_group: bool,
+    /// Without what goes by a pseudonym?
+    pub without_erased: bool,
     /// Only these people; empty for all.
     pub actors: Vec<String>,
     /// Only while people were in these groups; empty for all.
@@ -184,6 +187,10 @@ impl Store<'_> {
         let mut parameters =
             vec![as_text(&query.from), as_text(&query.to), Value::Integer(query.most), Value::Integer(query.skip)];
         let mut conditions = String::new();
+        if query.without_erased {
+            parameters.push(as_text(erasure::PATTERN));
+            let _ = write!(conditions, " AND s.principal NOT LIKE ${}", parameters.len());
+        }
         if !query.actors.is_empty() {
             let (list, values) = padded_list(parameters.len() + 1, &query.actors);
             parameters.extend(values);

@@ -257,7 +257,11 @@ impl Store<'_> {
     }
 
     /// Runs a statement again that somebody was faster than; `None` when that goes on and on.
-    async fn run_guarded(&self, statement: &str, parameters: &[Value]) -> Result<Option<Vec<Row>>, StoreError> {
+    pub(super) async fn run_guarded(
+        &self,
+        statement: &str,
+        parameters: &[Value],
+    ) -> Result<Option<Vec<Row>>, StoreError> {
         for _ in 0..TRIES {
             match self.run(statement, parameters).await {
                 Ok(rows) => return Ok(Some(rows)),
@@ -387,8 +391,7 @@ fn settling() -> String {
          cache_write_tokens = spend.cache_write_tokens + excluded.cache_write_tokens, \
          web_searches = spend.web_searches + excluded.web_searches, updated_at = excluded.updated_at, \
          state = excluded.state, \
-         guard = CASE WHEN excluded.kind = 'hold' AND spend.state <> excluded.source THEN -1 ELSE 0 END \
-         RETURNING kind, principal, nanos, cap, source, period",
+         guard = {UNCHANGED} RETURNING kind, principal, nanos, cap, source, period",
         row("day", "h.owner", "h.day", nobody),
         row("week", "h.owner", "h.week", nobody),
         row("month", "h.owner", "h.month", nobody),
@@ -400,12 +403,16 @@ fn settling() -> String {
 
 const NO_TOKENS: &str = "0, 0, 0, 0, 0";
 
+/// Fails where a reservation is not as it was seen: somebody else has ended it, or its owner goes by another name.
+const UNCHANGED: &str = "CASE WHEN excluded.kind = 'hold' \
+     AND (spend.state <> excluded.source OR spend.owner <> excluded.owner) THEN -1 ELSE 0 END";
+
 /// `$1` id, `$2` the state it gets, `$3` only if it ended by then, `$4` now.
 fn giving_back() -> String {
     let row = |kind: &str, principal: &str, period: &str| {
-        let state = if kind == "hold" { "h.state, v.state" } else { "'', ''" };
+        let state = if kind == "hold" { "h.state, v.state, h.owner" } else { "'', '', ''" };
         format!(
-            "SELECT '{kind}', {principal}, {period}, 0, 0 - h.held, 0, v.at, CAST(NULL AS BIGINT), {state}, '', '', '', \
+            "SELECT '{kind}', {principal}, {period}, 0, 0 - h.held, 0, v.at, CAST(NULL AS BIGINT), {state}, '', '', \
              '', '', 0, 0 FROM h CROSS JOIN v"
         )
     };
@@ -417,8 +424,7 @@ fn giving_back() -> String {
          UNION ALL {} WHERE 1 = 1 \
          ON CONFLICT {KEY} DO UPDATE SET held = spend.held + excluded.held, updated_at = excluded.updated_at, \
          state = excluded.state, \
-         guard = CASE WHEN excluded.kind = 'hold' AND spend.state <> excluded.source THEN -1 ELSE 0 END \
-         RETURNING kind",
+         guard = {UNCHANGED} RETURNING kind",
         row("day", "h.owner", "h.day"),
         row("week", "h.owner", "h.week"),
         row("month", "h.owner", "h.month"),

@@ -10,6 +10,7 @@ pub(crate) mod signing_keys;
 pub(crate) mod spend_limits;
 mod spend_reservations;
 pub(crate) mod usage;
+mod users;
 
 use std::rc::Rc;
 
@@ -24,6 +25,7 @@ use time::{OffsetDateTime, UtcOffset};
 
 use crate::config::{Admin, AdminKey};
 use crate::domain::audit::AuditEvent;
+use crate::domain::erasure::is_pseudonym;
 use crate::domain::session::hex;
 use crate::error::Failure;
 use crate::exchange::{self, Body, Request, Response};
@@ -42,6 +44,8 @@ const SESSIONS: &str = "/v1/organizations/sessions";
 const ROTATE: &str = "/v1/organizations/signing_keys/rotate";
 /// The usage report.
 const USAGE: &str = "/v1/organizations/usage";
+/// People.
+const USERS: &str = "/v1/organizations/users";
 /// The list of reservations.
 const RESERVATIONS: &str = "/v1/organizations/spend_reservations";
 
@@ -212,6 +216,13 @@ async fn answer(
             _ => Err(Refusal::not_found("not found")),
         };
         return rotated.map(Answer::from);
+    }
+    if path == USERS {
+        let erased = match request.method {
+            Method::DELETE => users::delete(gateway, context, &administrator, &query).await,
+            _ => Err(Refusal::not_found("not found")),
+        };
+        return erased.map(Answer::from);
     }
     if let Some(rest) = path.strip_prefix(SESSIONS) {
         let answered = match (&request.method, rest.strip_prefix('/')) {
@@ -400,6 +411,7 @@ fn invalid_token() -> Refusal {
 fn actor(user_id: &str, name: &str, email: &str) -> Value {
     let known = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
     json!({
-        "type": "user_actor", "user_id": user_id, "name": known(name), "email_address": known(email), "deleted": false,
+        "type": "user_actor", "user_id": user_id, "name": known(name), "email_address": known(email),
+        "deleted": is_pseudonym(user_id),
     })
 }

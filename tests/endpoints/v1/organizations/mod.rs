@@ -8,6 +8,7 @@ mod signing_keys;
 mod spend_limits;
 mod spend_limits_bulk;
 mod usage;
+mod users;
 
 use serde_json::{Value, json};
 

@@ -101,12 +101,14 @@ fn wanted(query: &Query) -> Result<CostQuery, Refusal> {
         return Err(Refusal::invalid("actor_types[]: must be user_actor"));
     }
     let by_actor = group_by.iter().any(|name| name == "actor");
-    if one_of("exclude_deleted_users", &["true", "false"])? == Some("true") && !by_actor {
+    let without_erased = one_of("exclude_deleted_users", &["true", "false"])? == Some("true");
+    if without_erased && !by_actor {
         return Err(Refusal::invalid("exclude_deleted_users: requires group_by[]=actor"));
     }
     Ok(CostQuery {
         by_day,
         by_actor,
+        without_erased,
         by_group: group_by.iter().any(|name| name == "rbac_group_id"),
         actors: query.all("actor_ids[]")?,
         groups: query.all("rbac_group_ids[]")?,
