@@ -4,6 +4,8 @@
 //!
 //! It is a complete reader of RFC 8259: what it accepts is JSON. What the strings mean is not its business.
 
+use std::borrow::Cow;
+
 use super::zone::Zone;
 
 /// Objects and arrays may be nested this deep. The Messages API allows less; the limit protects the stack.
@@ -79,7 +81,7 @@ pub(crate) struct Edit<'a> {
 impl Texts {
     /// Reads the document `body`, whose outermost value lies in `zone`.
     pub(crate) fn read(body: &[u8], zone: Zone) -> Result<Self, JsonError> {
-        if let Err(error) = std::str::from_utf8(body) {
+        if let Err(error) = simdutf8::compat::from_utf8(body) {
             return Err(JsonError::Syntax(error.valid_up_to()));
         }
         let mut reader = Reader { body, at: 0, texts: Self::default() };
@@ -90,35 +92,24 @@ impl Texts {
         if reader.at == body.len() { Ok(reader.texts) } else { Err(JsonError::Syntax(reader.at)) }
     }
 
-    /// The document with `edits` applied.
-    pub(crate) fn apply(&self, body: &[u8], edits: &[Edit<'_>]) -> Vec<u8> {
-        // A deferred string is decoded after strings that follow it in the document.
+    /// The document with `edits` applied, and where what they leave as it is lies behind them.
+    pub(crate) fn apply(&self, body: &[u8], edits: &[Edit<'_>]) -> (Vec<u8>, Moves) {
         let mut in_place: Vec<_> =
             edits.iter().map(|edit| (self.raw(edit.start), self.raw(edit.end), edit.with)).collect();
+        // A deferred string is decoded after strings that follow it in the document.
         in_place.sort_unstable_by_key(|(start, ..)| *start);
         let growth: usize = in_place.iter().map(|(start, end, with)| with.len().saturating_sub(end - start)).sum();
         let mut out = Vec::with_capacity(body.len() + growth);
+        let mut moves = Vec::with_capacity(in_place.len());
         let mut copied = 0;
         for (start, end, with) in in_place {
             out.extend_from_slice(&body[copied..start]);
             out.extend_from_slice(with);
             copied = end;
+            moves.push((end, out.len().cast_signed() - end.cast_signed()));
         }
         out.extend_from_slice(&body[copied..]);
-        out
-    }
-
-    /// Where what `edits` leave as it is lies behind them.
-    pub(crate) fn moves(&self, edits: &[Edit<'_>]) -> Moves {
-        let mut in_place: Vec<_> =
-            edits.iter().map(|edit| (self.raw(edit.start), self.raw(edit.end), edit.with.len())).collect();
-        in_place.sort_unstable();
-        let mut shift = 0_isize;
-        let moved = in_place.into_iter().map(|(start, end, length)| {
-            shift += length.cast_signed() - (end - start).cast_signed();
-            (end, shift)
-        });
-        Moves(moved.collect())
+        (out, Moves(moves))
     }
 
     /// Where the decoded byte at `text` begins in the document.
@@ -134,7 +125,7 @@ struct Reader<'a> {
     texts: Texts,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     const fn syntax<T>(&self) -> Result<T, JsonError> {
         Err(JsonError::Syntax(self.at))
     }
@@ -196,9 +187,8 @@ impl Reader<'_> {
     }
 
     fn object(&mut self, zone: Zone, depth: usize) -> Result<(), JsonError> {
-        // `type` may follow `data`: what the data is, is known at the end of the object.
-        let mut plain_text = false;
-        let mut data = None;
+        // What `data` is may be said behind it, and more than once: only what nobody calls anything but base64 is left.
+        let (mut data, mut is_base64, mut is_other) = (Vec::new(), false, false);
         self.expect(b'{')?;
         self.space();
         if self.peek() == Some(b'}') {
@@ -208,7 +198,7 @@ impl Reader<'_> {
         loop {
             let name = if zone.names_are_text() {
                 self.text()?;
-                Vec::new()
+                Cow::default()
             } else {
                 self.name()?
             };
@@ -216,9 +206,10 @@ impl Reader<'_> {
             self.expect(b':')?;
             self.space();
             if zone == Zone::Source {
-                match name.as_slice() {
-                    b"type" => plain_text = self.body[self.at..].starts_with(b"\"text\""),
-                    b"data" if self.peek() == Some(b'"') => data = Some(self.at),
+                match &*name {
+                    b"type" if self.body[self.at..].starts_with(b"\"base64\"") => is_base64 = true,
+                    b"type" => is_other = true,
+                    b"data" if self.peek() == Some(b'"') => data.push(self.at),
                     _ => {}
                 }
             }
@@ -232,26 +223,23 @@ impl Reader<'_> {
             self.space();
         }
         self.at += 1;
-        if let (true, Some(data)) = (plain_text, data) {
-            let end = std::mem::replace(&mut self.at, data);
-            self.text()?;
+        if is_other || !is_base64 {
+            let end = self.at;
+            for place in data {
+                self.at = place;
+                self.text()?;
+            }
             self.at = end;
         }
         Ok(())
     }
 
     /// The decoded name of a member; escapes in names are legal, and must not hide what a name says.
-    fn name(&mut self) -> Result<Vec<u8>, JsonError> {
+    fn name(&mut self) -> Result<Cow<'a, [u8]>, JsonError> {
         let start = self.at + 1;
         let escaped = self.skip_string()?;
         let raw = &self.body[start..self.at - 1];
-        let mut name = Vec::new();
-        if escaped {
-            decode(raw, |bytes, _| name.extend_from_slice(bytes)).or(Err(JsonError::Syntax(start)))?;
-        } else {
-            name.extend_from_slice(raw);
-        }
-        Ok(name)
+        if escaped { decode(raw).map(Cow::Owned).ok_or(JsonError::Syntax(start)) } else { Ok(Cow::Borrowed(raw)) }
     }
 
     /// Passes over a string; whether it has escapes.
@@ -259,16 +247,12 @@ impl Reader<'_> {
         self.expect(b'"')?;
         let mut escaped = false;
         loop {
-            let Some(found) = memchr::memchr2(b'"', b'\\', &self.body[self.at..]) else {
-                self.at = self.body.len();
-                return self.syntax();
-            };
-            if self.body[self.at + found] == b'"' {
-                self.at += found + 1;
+            self.plain()?;
+            self.at += 1;
+            if self.body[self.at - 1] == b'"' {
                 return Ok(escaped);
             }
             escaped = true;
-            self.at += found + 1;
             self.at += match self.peek() {
                 Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 1,
                 Some(b'u')
@@ -281,25 +265,52 @@ impl Reader<'_> {
         }
     }
 
-    /// Takes a string over into the texts.
-    fn text(&mut self) -> Result<(), JsonError> {
-        let raw = self.at + 1;
-        let escaped = self.skip_string()?;
-        let body = &self.body[raw..self.at - 1];
-        let texts = &mut self.texts;
-        let start = texts.text.len();
-        texts.runs.push(Run { text: start, raw });
-        if escaped {
-            decode(body, |bytes, end| {
-                texts.text.extend_from_slice(bytes);
-                texts.runs.push(Run { text: texts.text.len(), raw: raw + end });
-            })
-            .map_err(|at| JsonError::Syntax(raw + at))?;
-        } else {
-            texts.text.extend_from_slice(body);
+    /// The part of a string up to its next quote or escape.
+    fn plain(&mut self) -> Result<&'a [u8], JsonError> {
+        let rest = &self.body[self.at..];
+        let Some(length) = memchr::memchr2(b'"', b'\\', rest) else {
+            self.at = self.body.len();
+            return self.syntax();
+        };
+        let plain = &rest[..length];
+        // Without an early exit, so that the compiler can test many bytes at once.
+        if plain.iter().fold(0, |found, byte| found | u8::from(*byte < 0x20)) != 0 {
+            return self.syntax();
         }
-        texts.strings.push(Piece { start, end: texts.text.len() });
-        texts.text.push(SEPARATOR);
+        self.at += length;
+        Ok(plain)
+    }
+
+    /// Takes a string over into the texts, decoded as it is read.
+    fn text(&mut self) -> Result<(), JsonError> {
+        self.expect(b'"')?;
+        let start = self.texts.text.len();
+        loop {
+            // What follows, up to an escape, is written as it is.
+            self.texts.runs.push(Run { text: self.texts.text.len(), raw: self.at });
+            let plain = self.plain()?;
+            self.texts.text.extend_from_slice(plain);
+            if self.peek() == Some(b'"') {
+                break;
+            }
+            self.escape()?;
+        }
+        self.at += 1;
+        self.texts.strings.push(Piece { start, end: self.texts.text.len() });
+        self.texts.text.push(SEPARATOR);
+        Ok(())
+    }
+
+    /// Takes an escape over into the texts.
+    fn escape(&mut self) -> Result<(), JsonError> {
+        let Some((character, length)) = escape(&self.body[self.at..]) else { return self.syntax() };
+        let text = &mut self.texts.text;
+        match u8::try_from(character) {
+            // Nearly all are line breaks and quotes.
+            Ok(byte) if byte.is_ascii() => text.push(byte),
+            _ => text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+        self.at += length;
         Ok(())
     }
 
@@ -341,31 +352,23 @@ impl Reader<'_> {
     }
 }
 
-/// Decodes the inside of a JSON string. `put` gets each stretch of decoded bytes with the offset behind its source;
-/// stretches end behind each escape. An unpaired surrogate becomes U+FFFD. The error is the offset of a bad escape.
-fn decode(raw: &[u8], mut put: impl FnMut(&[u8], usize)) -> Result<(), usize> {
-    let mut at = 0;
-    while let Some(plain) = memchr::memchr(b'\\', &raw[at..]) {
-        if plain > 0 {
-            put(&raw[at..at + plain], at + plain);
-        }
-        at += plain;
-        let (character, length) = escape(&raw[at..]).ok_or(at)?;
-        at += length;
-        put(character.encode_utf8(&mut [0; 4]).as_bytes(), at);
+/// What the inside of a JSON string says; `None` if an escape is none. An unpaired surrogate becomes U+FFFD.
+fn decode(raw: &[u8]) -> Option<Vec<u8>> {
+    let mut text = Vec::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some(plain) = memchr::memchr(b'\\', rest) {
+        let (character, length) = escape(&rest[plain..])?;
+        text.extend_from_slice(&rest[..plain]);
+        text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        rest = &rest[plain + length..];
     }
-    if at < raw.len() {
-        put(&raw[at..], raw.len());
-    }
-    Ok(())
+    text.extend_from_slice(rest);
+    Some(text)
 }
 
 /// The content of the JSON string `written`, quotes included; `None` if it is none.
 pub(crate) fn string(written: &[u8]) -> Option<Vec<u8>> {
-    let inside = written.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-    let mut text = Vec::with_capacity(inside.len());
-    decode(inside, |bytes, _| text.extend_from_slice(bytes)).ok()?;
-    Some(text)
+    decode(written.strip_prefix(b"\"")?.strip_suffix(b"\"")?)
 }
 
 /// The character that the escape at the start of `raw` stands for, and the escape's length; `None` if it is cut off or

@@ -1,16 +1,16 @@
 //! The map back: the tokens of one request and what they stand for. It is made while the request is masked, lives as
 //! long as its answer, and is never stored.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::boundary;
 
 /// The tokens of one request.
 #[derive(Debug, Default)]
 pub(crate) struct Lexicon {
-    entries: HashMap<Vec<u8>, Entry>,
-    /// All tokens in order, to see whether a text may go on to be one.
-    sorted: Vec<Vec<u8>>,
+    /// In order, to see whether a text may go on to be a token.
+    entries: BTreeMap<Vec<u8>, Entry>,
     /// Lengths of tokens by their first byte, longest first.
     lengths: Vec<Vec<usize>>,
     /// A bit for each pair of bytes with which a token begins: most places of a text are told by it.
@@ -75,11 +75,9 @@ impl Lexicon {
 
     /// Prepares for looking up. Nothing may be added afterwards.
     pub(crate) fn seal(mut self) -> Self {
-        self.sorted = self.entries.keys().cloned().collect();
-        self.sorted.sort_unstable();
         self.lengths = vec![Vec::new(); 256];
         self.pairs = vec![0; 1024];
-        for token in &self.sorted {
+        for token in self.entries.keys() {
             let pair = pair(token);
             self.pairs[pair / 64] |= 1 << (pair % 64);
             let lengths = &mut self.lengths[usize::from(token[0])];
@@ -130,8 +128,8 @@ impl Lexicon {
 
     /// Whether some token begins with `rest` and is longer.
     fn may_become_token(&self, rest: &[u8]) -> bool {
-        let next = self.sorted.partition_point(|token| token.as_slice() <= rest);
-        self.sorted.get(next).is_some_and(|token| token.starts_with(rest))
+        let mut longer = self.entries.range::<[u8], _>((Bound::Excluded(rest), Bound::Unbounded));
+        longer.next().is_some_and(|(token, _)| token.starts_with(rest))
     }
 }
 

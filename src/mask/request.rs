@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::anchors::Trigrams;
+use super::anchors::Beginnings;
 use super::find::{Found, Match, Shape, resolve};
 use super::json_text::{Edit, JsonError, Moves, Texts};
 use super::kinds::{ACCOUNT, AKIA, ASIA, Family, KINDS, KindId, RESOURCE, SECRET, id};
@@ -154,8 +154,8 @@ impl Masker {
             .iter()
             .map(|(start, end, token)| Edit { start: *start, end: *end, with: &tokens.made[*token] })
             .collect();
-        let moves = texts.moves(&edits);
-        let body = texts.apply(body, &edits).into();
+        let (body, moves) = texts.apply(body, &edits);
+        let body = body.into();
         let restorer = Restorer::new(tokens.lexicon.seal(), self.key.clone(), receipt.clone());
         Ok(Masked { body, restorer, receipt, moves })
     }
@@ -201,7 +201,7 @@ fn is_distinctive(name: &[u8]) -> bool {
 fn find_learned(text: &[u8], learned: &[Match], matches: &mut Vec<Match>) {
     let values: HashMap<_, _> = learned.iter().map(|found| (&text[found.start..found.end], found)).collect();
     let mut lengths = vec![Vec::new(); 256];
-    let mut beginnings = Trigrams::new();
+    let mut beginnings = Beginnings::new();
     for value in values.keys() {
         beginnings.add(value);
         let lengths: &mut Vec<usize> = &mut lengths[usize::from(value[0])];
@@ -229,7 +229,7 @@ struct Tokens<'a> {
     lexicon: Lexicon,
     made: Vec<Vec<u8>>,
     /// By domain and value, so that each is made once; `None` for values that need no token.
-    known: HashMap<(KindId, Vec<u8>), Option<usize>>,
+    known: HashMap<(KindId, &'a [u8]), Option<usize>>,
     /// By network, since many addresses share one.
     networks: HashMap<Ipv4Addr, Ipv4Addr>,
 }
@@ -241,10 +241,10 @@ impl<'a> Tokens<'a> {
     }
 
     /// The number of the token for `value`; `None` if it stays as it is.
-    fn token(&mut self, found: &Match, name: &str, value: &[u8]) -> Result<Option<usize>, Refused> {
+    fn token(&mut self, found: &Match, name: &str, value: &'a [u8]) -> Result<Option<usize>, Refused> {
         // The name of a resource is the same in an ARN and in a URL.
         let domain = if found.shape == Shape::Form(RESOURCE) { id("aws.arn") } else { found.kind };
-        let known = (domain, value.to_vec());
+        let known = (domain, value);
         if let Some(token) = self.known.get(&known) {
             return Ok(*token);
         }

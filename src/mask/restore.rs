@@ -91,7 +91,7 @@ impl Dictionary {
         }
         receipt.restored += u64::try_from(found.len()).unwrap_or(u64::MAX);
         let edits: Vec<_> = found.iter().map(|(start, end, with)| Edit { start: *start, end: *end, with }).collect();
-        (!edits.is_empty()).then(|| texts.apply(body, &edits))
+        (!edits.is_empty()).then(|| texts.apply(body, &edits).0)
     }
 
     /// Counts tokens in `text` that were made with our key, but not for this request.

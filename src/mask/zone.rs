@@ -16,7 +16,7 @@ pub(crate) enum Zone {
     Message,
     /// A content block, a list of them, or a string in their place.
     Block,
-    /// `source` of an image or a document: `data` is text only when `type` says so.
+    /// `source` of an image or a document: `data` is text unless `type` says that it is base64.
     Source,
     /// An element of `tools`.
     Tool,

@@ -6,6 +6,7 @@ mod conversation;
 mod kinds;
 mod measures;
 mod megabyte;
+mod odd_json;
 mod round_trip;
 mod timing;
 

@@ -38,9 +38,9 @@ fn edits_replace_exactly_their_bytes() {
         .map(|start| Edit { start, end: start + 3, with: b"TOKEN" })
         .collect();
     assert_eq!(edits.len(), 3);
-    let edited = String::from_utf8(texts.apply(body.as_bytes(), &edits)).unwrap();
+    let edited = String::from_utf8(texts.apply(body.as_bytes(), &edits).0).unwrap();
     assert_eq!(edited, r#"{ "b" : "say \"TOKEN\"\tTOKEN \ud83d\ude00 TOKEN" , "n":1.0 }"#);
-    assert_eq!(texts.apply(body.as_bytes(), &[]), body.as_bytes());
+    assert_eq!(texts.apply(body.as_bytes(), &[]).0, body.as_bytes());
 }
 
 #[test]
@@ -79,6 +79,8 @@ fn it_accepts_what_serde_json_accepts_and_nothing_else() {
         ".5",
         "+1",
         "\"\\",
+        "\"a\nb\"",
+        "{\"a\tb\":1}",
     ] {
         let ours = Texts::read(body.as_bytes(), Zone::Request).is_ok();
         // serde_json keeps the surrogate's validity for the time when the string is asked for.
