@@ -209,6 +209,160 @@ const NEGATIVES: &[&str] = &[
     "postgres://app:${PASSWORD}@db.example.com/x",
 ];
 
+/// Kind, texts that have to do with it and hold none, and texts that miss its format by little. Resource ids are not
+/// here: theirs follow from their prefixes.
+const OTHERS: &[(&str, &[&str], &[&str])] = &[
+    (
+        "aws.arn",
+        &["arn:aws:iam::aws:policy/AdministratorAccess", "arn:aws:s3:::*", "arn:aws:iam::${AWS::AccountId}:role/*"],
+        &[
+            "arn:aws:",
+            "arn:aws:iam",
+            "arn:aws::::deployer",
+            "arn:acme:iam:::role/deployer",
+            "barn:aws:iam:::role/deployer",
+        ],
+    ),
+    (
+        "aws.account_id",
+        &["order 123456789012 was shipped", "accounting 2026", "account balance 1234.56"],
+        &["account 12345678901", "account 1234567890123", "account 1234-5678-901", "account id a123456789012"],
+    ),
+    (
+        "aws.access_key_id",
+        &["AKIA", "AKIA is a prefix", "ASIATIC"],
+        &["AK‸IAQ3EXAMPLEQ3EXAM", "AK‸IAQ3EXAMPLEQ3EXAMPL", "ak‸iaq3exampleq3examp", "XAK‸IAQ3EXAMPLEQ3EXAMP"],
+    ),
+    (
+        "aws.s3_bucket",
+        &["s3://", "a token bucket: 12 per second", "bucket = var.bucket", "https://s3.eu-west-1.amazonaws.com/"],
+        &[
+            "s3://ab",
+            "xs3://acme-payments",
+            "--buckets acme-payments",
+            "bucket = acme_payments",
+            "acme.s3x.amazonaws.com",
+        ],
+    ),
+    (
+        "aws.rds_host",
+        &["rds.amazonaws.com", "rds.eu-west-1.amazonaws.com"],
+        &[
+            "orders.c9akciq32xy.eu-west-1.rds.amazonaws.com",
+            "orders.c9akciq32xyz.eu-west-1.rds.example.com",
+            "orders.c9akciq32xyz.west.rds.amazonaws.com",
+        ],
+    ),
+    (
+        "aws.elb_host",
+        &["elb.amazonaws.com", "elasticloadbalancing.eu-west-1.amazonaws.com"],
+        &["web-1234567890.eu-west-1.elbs.amazonaws.com", "web-1234567890.eu-west-1.elb.example.com"],
+    ),
+    (
+        "aws.lambda_url",
+        &["lambda.eu-west-1.amazonaws.com", "lambda-url.eu-west-1.on.aws"],
+        &[
+            "https://abcdefghij0123456789abcdefghij0.lambda-url.eu-west-1.on.aws/",
+            "https://abcdefghij0123456789abcdefghij012.lambda-url.eu-west-1.on.aws/",
+        ],
+    ),
+    (
+        "aws.api_gateway",
+        &["execute-api.eu-west-1.amazonaws.com", "apigateway.eu-west-1.amazonaws.com"],
+        &["a1b2c3d4e.execute-api.eu-west-1.amazonaws.com", "a1b2c3d4e5f.execute-api.eu-west-1.amazonaws.com"],
+    ),
+    (
+        "aws.ecr_host",
+        &["public.ecr.aws/docker/library/alpine:3", "api.ecr.eu-west-1.amazonaws.com"],
+        &["12345678901.dkr.ecr.eu-west-1.amazonaws.com/shop", "1234567890123.dkr.ecr.eu-west-1.amazonaws.com/shop"],
+    ),
+    (
+        "aws.sqs_url",
+        &["https://sqs.eu-west-1.amazonaws.com/", "sqs.eu-west-1.amazonaws.com"],
+        &[
+            "https://sqs.eu-west-1.amazonaws.com/12345678901/orders-queue",
+            "https://sqs.eu-west-1.example.com/123456789012/orders-queue",
+        ],
+    ),
+    (
+        "aws.eks_host",
+        &["eks.eu-west-1.amazonaws.com", "https://oidc.eks.eu-west-1.amazonaws.com/id/"],
+        &[
+            "https://0123456789ABCDEF0123456789ABCDE.gr7.eu-west-1.eks.amazonaws.com",
+            "https://0123456789abcdef0123456789abcdef.gr7.eu-west-1.eks.amazonaws.com",
+        ],
+    ),
+    (
+        "aws.cloudfront_host",
+        &["cloudfront.net", "www.cloudfront.net", "cloudfront.amazonaws.com"],
+        &["e111111abcdef8.cloudfront.net", "d1111.cloudfront.net", "d111111abcdef8.cloudfront.org"],
+    ),
+    (
+        "private_ip.v4",
+        &["127.0.0.1", "0.0.0.0", "169.254.169.254", "192.0.2.1 198.51.100.7 203.0.113.9", "8.8.8.8"],
+        &[
+            "9.255.255.255 11.0.0.1 172.15.0.1 172.32.0.1 192.167.0.1 192.169.0.1 100.63.0.1 100.128.0.1",
+            "10.0.1.256",
+            "10.0.1",
+            "10.0.01.5",
+            "1.10.0.1.5",
+            "10.0.1.5.6",
+            "v10.0.1.5",
+        ],
+    ),
+    (
+        "private_ip.v6",
+        &["::1", "::", "fe80::1", "2001:db8::1", "fc00::/7 fd00::/8"],
+        &[
+            "fb12:3456:789a:1::1",
+            "fe12:3456:789a:1::1",
+            "fd12:3456:789a:1::1::2",
+            "fd12:3456:789a",
+            "fd:12:34:56:78:9a",
+        ],
+    ),
+    (
+        "private_ip.dns_name",
+        &["ip-8-8-8-8", "ip-127-0-0-1", "ip-address-10"],
+        &["ip-10-0-1", "ip-10-0-1-256", "ip-10-0-1-5-6", "zip-10-0-1-5", "ip-172-32-0-1"],
+    ),
+    (
+        "secrets.aws_secret_key",
+        &[
+            "aws_secret_access_key = <your key>",
+            "SecretAccessKey: !Ref Key",
+            "aB3/aB3/aB3/aB3/aB3/aB3/aB3/aB3/aB3/aB3/",
+        ],
+        &[
+            "secret_access_key = aB3/aB3/aB3/aB3/aB3/aB3/aB3/aB3/aB3/aB3",
+            "secret_access_key = aB3/aB3/aB3/aB3/aB3/aB3/aB3/aB3/aB3/aB3/a",
+        ],
+    ),
+    (
+        "secrets.aws_session_token",
+        &["session_token_ttl = 3600", "AWS_SESSION_TOKEN=$TOKEN"],
+        &["session_token = Qm9+Qm9+Qm9+Qm9+Qm9+Qm9+Qm9+Qm9+Qm9+Qm9+Qm9+Qm9+Qm9+Qm9+Qm9+Qm9"],
+    ),
+    (
+        "secrets.private_key",
+        &["-----BEGIN PUBLIC KEY-----\nTUlJQklqQU5CZ2txaGtpRzl3MEJBUUVGQUFPQ0FROEE\n-----END PUBLIC KEY-----"],
+        &[
+            "-----BEGIN ‸PRIVATE KEY-----\nTUlJRXBBSUJBQUtDQVFFQTBaM1ZTNUpKY2RzMw",
+            "-----BEGIN ‸PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----",
+        ],
+    ),
+    (
+        "secrets.api_token",
+        &["ghp_", "glpat-", "github_pat_", "xoxb-"],
+        &["gh‸p_a1B2a1B2a1B2a1B2a1B2a1B2a1B2a1B2a1B", "gh‸x_a1B2a1B2a1B2a1B2a1B2a1B2a1B2a1B2a1B2"],
+    ),
+    (
+        "secrets.url_password",
+        &["https://user@example.com:8080/", "https://example.com:8080/@user"],
+        &["postgres://app:${PASSWORD}@db.example.com/x", "postgres://app:x1@db.example.com/x", "app:hunter2@db"],
+    ),
+];
+
 #[test]
 fn each_kind_is_found_in_its_forms_and_all_around_it_stays() {
     let masker = masker(&Settings { secrets: Secrets::Mask, ..Settings::default() });
@@ -251,6 +405,72 @@ fn what_nearly_is_an_identifier_stays() {
     for text in NEGATIVES {
         let (masked, shown) = mask(&masker, text);
         assert_eq!(shown, *text, "{:?}", masked.receipt);
+    }
+}
+
+/// What a resource id of some prefix nearly is.
+fn near_ids(prefix: &str) -> Vec<String> {
+    let digits = "0a1b2c3d4e5f607189";
+    let mut near: Vec<_> = [7, 9, 16, 18].iter().map(|length| format!("{prefix}{}", &digits[..*length])).collect();
+    near.extend([
+        prefix.to_owned(),
+        format!("{prefix}name"),
+        format!("{prefix}{}", digits[..17].to_uppercase()),
+        format!("{prefix}{}z", &digits[..17]),
+        format!("{prefix}{}g", &digits[..16]),
+        format!("my-{prefix}1a2b3c4d"),
+        format!("{prefix}20260131"),
+        format!("{prefix}1a2b3c4d-aaaa-bbbb-cccc-ddddeeeeffff"),
+        format!("{prefix}*"),
+        format!("{prefix}${{id}}"),
+    ]);
+    // What stands before the last part of a longer prefix does not matter: `rtb-…` is an id by itself.
+    if prefix.matches('-').count() == 1 {
+        near.push(format!("x{prefix}{}", &digits[..17]));
+    }
+    near
+}
+
+#[test]
+fn each_kind_has_neighbours_that_stay() {
+    let masker = masker(&Settings::default());
+    let id = regex::Regex::new("‹([a-z-]+-)[0-9a-f]{17}›").unwrap();
+    let mut told = BTreeSet::new();
+    for (kind, texts) in POSITIVES {
+        let prefixes = texts.iter().flat_map(|text| id.captures_iter(text)).map(|found| found[1].to_owned());
+        let prefixes: BTreeSet<_> = if *kind == "aws.arn" { BTreeSet::new() } else { prefixes.collect() };
+        for text in prefixes.iter().flat_map(|prefix| near_ids(prefix)) {
+            let (masked, shown) = mask(&masker, &text);
+            assert_eq!(shown, text, "{kind}: {:?}", masked.receipt);
+            told.insert(*kind);
+        }
+    }
+    for (kind, negatives, near) in OTHERS {
+        assert!(!negatives.is_empty() && !near.is_empty() && told.insert(kind), "{kind}");
+        for text in negatives.iter().chain(*near).map(|text| text.replace('‸', "")) {
+            let (masked, shown) = mask(&masker, &text);
+            assert_eq!(shown, text, "{kind}: {:?}", masked.receipt);
+        }
+    }
+    assert_eq!(told, KINDS.iter().map(|kind| kind.name).collect());
+}
+
+#[test]
+fn a_private_dns_name_carries_the_token_of_its_address() {
+    let masker = masker(&Settings::default());
+    for address in ["10.0.1.5", "172.31.4.9", "192.168.7.20", "100.64.3.1"] {
+        let text = format!(
+            "ip-{}.ec2.internal is {address}, in {}0/24",
+            address.replace('.', "-"),
+            &address[..=address.rfind('.').unwrap()]
+        );
+        let (masked, shown) = mask(&masker, &text);
+        let (name, rest) = shown.strip_prefix("ip-").unwrap().split_once(".ec2.internal is ").unwrap();
+        let (token, network) = rest.split_once(", in ").unwrap();
+        assert_eq!(name.replace('-', "."), token);
+        assert_ne!(token, address);
+        assert_eq!(network, format!("{}.0/24", token.rsplit_once('.').unwrap().0), "the same subnet");
+        assert_eq!(restore(&masked, &shown), text);
     }
 }
 

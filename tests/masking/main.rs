@@ -2,6 +2,7 @@
 //!
 //! Nothing in here looks like a credential: such values are put together when the tests run.
 
+mod choices;
 mod conversation;
 mod kinds;
 mod measures;
