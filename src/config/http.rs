@@ -26,9 +26,23 @@ pub(super) fn access_control(keys: &mut Keys<'_, '_>) -> Option<AccessControl> {
     Some(AccessControl { allow_cidrs: allow_cidrs?, deny_cidrs: deny_cidrs? })
 }
 
+/// The largest request body that is read, 64 MiB. A body is in memory once while it is read, once more while its buffer
+/// grows, and once more while it is masked; together that is less than the 256 MiB which an instance has under our host.
+const MOST_REQUEST_BYTES: u64 = 64 << 20;
+
 pub(super) fn limits(keys: &mut Keys<'_, '_>) -> Option<Limits> {
-    let max_request_bytes =
-        keys.or("max_request_bytes", positive(), "33554432", "Largest request body, in bytes; larger ones get 413.");
+    let max_request_bytes = keys.or(
+        "max_request_bytes",
+        positive(),
+        "33554432",
+        "Largest request body, in bytes; larger ones get 413. More than 67108864 counts as that.",
+    );
+    if max_request_bytes.is_some_and(|bytes: u64| bytes > MOST_REQUEST_BYTES) {
+        keys.warn(
+            "max_request_bytes",
+            format!("is more than the memory of an instance has room for: bodies above {MOST_REQUEST_BYTES} get 413"),
+        );
+    }
     let max_request_header_bytes = keys.optional(
         "max_request_header_bytes",
         positive(),
@@ -40,7 +54,8 @@ pub(super) fn limits(keys: &mut Keys<'_, '_>) -> Option<Limits> {
         positive(),
         "Longest URL, scheme and host included, in bytes; longer ones get 414. Without it the host's own limit applies.",
     );
-    Some(Limits { max_request_bytes: max_request_bytes?, max_request_header_bytes, max_url_length })
+    let max_request_bytes = max_request_bytes?.min(MOST_REQUEST_BYTES);
+    Some(Limits { max_request_bytes, max_request_header_bytes, max_url_length })
 }
 
 pub(super) fn timeouts(keys: &mut Keys<'_, '_>) -> Option<Timeouts> {

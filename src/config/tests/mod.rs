@@ -674,6 +674,11 @@ fn risky_choices_are_warned_about() {
             "1:32: access_control.allow_cidrs: is empty, which lets every address in; name some, or remove the key",
         ),
         (
+            "limits: { max_request_bytes: 67108865 }",
+            "1:30: limits.max_request_bytes: is more than the memory of an instance has room for: bodies above 67108864 get 413",
+        ),
+        ("limits: { max_request_bytes: 67108864 }", ""),
+        (
             "managed: { policies: [{ cli: { availableModels: [haiku, claude-fable-5] } }] }",
             "1:23: managed.policies[0]: `availableModels` (haiku, claude-fable-5) leaves out the model that clients start with, an Opus or a Sonnet model: set `model`, or `enforceAvailableModels: true`",
         ),
