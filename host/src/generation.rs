@@ -37,6 +37,8 @@ pub(crate) struct Ground {
     pub(crate) key_value: KeyValueStores,
     /// SQLite databases.
     pub(crate) sqlite: SqliteDatabases,
+    /// The most memory of one instance, in bytes; at most [`INSTANCE_MEMORY`](crate::component::INSTANCE_MEMORY).
+    pub(crate) instance_memory: usize,
 }
 
 impl Ground {
@@ -65,7 +67,8 @@ impl Ground {
             environment: settings.environment(&token),
             mounts: mounts.directories.clone(),
         };
-        let factory = Factory::new(Arc::new(world)).map_err(|error| anyhow!("cannot load the component: {error:#}"))?;
+        let factory = Factory::new(Arc::new(world), self.instance_memory)
+            .map_err(|error| anyhow!("cannot load the component: {error:#}"))?;
         let pool = Pool::new(factory);
         let mut warnings: Vec<_> = settings.warnings.iter().map(ToString::to_string).collect();
         warnings.extend(Environment::read().warnings(&settings.config));
@@ -183,5 +186,52 @@ impl Generations {
 
     fn earlier(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Generation>>> {
         self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::Common;
+    use crate::control::ControlError;
+
+    const CONFIG: &str = "
+listen: { host: 127.0.0.1 }
+oidc: { issuer: 'http://127.0.0.1:1', client_id: sallyport, client_secret: placeholder }
+upstreams: [{ provider: anthropic, auth: { api_key: placeholder } }]
+";
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_instance_that_breaks_down_fails_what_it_was_doing_and_another_goes_on() {
+        let state = tempfile::tempdir().expect("a directory");
+        let common = Common {
+            config: "gateway.yaml".into(),
+            state_dir: state.path().to_owned(),
+            manifest: None,
+            runtime_config: None,
+        };
+        let ground = Ground {
+            options: Options::from(common),
+            manifest: None,
+            runtime_config: RuntimeConfig::default(),
+            key_value: KeyValueStores::default(),
+            sqlite: SqliteDatabases::default(),
+            instance_memory: 24 * 1024 * 1024,
+        };
+        let settings = Settings::parse(CONFIG.to_owned(), &[], true).expect("a configuration");
+        let generation = ground.generation(settings, None).await.map_err(|Faults(lines)| lines).expect("instances");
+        let control = generation.control().clone();
+
+        // More than there is room for, in one instance with others that are small.
+        let too_much = PathBuf::from("x".repeat(20 * 1024 * 1024));
+        let (broken, other) = tokio::join!(control.start(&too_much), async {
+            // Whoever shares the instance shares its end; whoever comes after that does not.
+            while control.start(Path::new("gateway.yaml")).await.is_err() {}
+            control.start(Path::new("gateway.yaml")).await
+        });
+
+        assert!(matches!(broken, Err(ControlError::BrokeDown)), "{broken:?}");
+        let other = other.expect("an answer");
+        assert!(!other.faults.is_empty(), "a gateway without stores must not start: {other:?}");
     }
 }

@@ -18,7 +18,7 @@ use crate::capability::key_value::KeyValueStores;
 use crate::capability::postgres::PostgresPools;
 use crate::capability::sqlite::SqliteDatabases;
 use crate::capability::variables::Variables;
-use crate::component::{self, INSTANCE_MEMORY};
+use crate::component;
 use crate::console::GuestLines;
 
 /// What all instances share: the world that they may reach.
@@ -87,13 +87,16 @@ impl WasiHttpHooks for Hooks {
 }
 
 /// Bounds the memory of an instance and knows how much it has.
-struct Limiter(Arc<AtomicUsize>);
+struct Limiter {
+    has: Arc<AtomicUsize>,
+    most: usize,
+}
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> Result<bool> {
-        let fits = desired <= INSTANCE_MEMORY;
+        let fits = desired <= self.most;
         if fits {
-            self.0.fetch_max(desired, Ordering::Relaxed);
+            self.has.fetch_max(desired, Ordering::Relaxed);
         }
         Ok(fits)
     }
@@ -108,11 +111,12 @@ pub(crate) struct Factory {
     service: ServicePre<Instance>,
     engine: Engine,
     world: Arc<World>,
+    instance_memory: usize,
 }
 
 impl Factory {
-    /// Loads the component and connects it to `world`.
-    pub(crate) fn new(world: Arc<World>) -> Result<Self> {
+    /// Loads the component and connects it to `world`. An instance gets `instance_memory` bytes at most.
+    pub(crate) fn new(world: Arc<World>, instance_memory: usize) -> Result<Self> {
         let engine = component::engine()?;
         let component = component::load(&engine)?;
         let mut linker: Linker<Instance> = Linker::new(&engine);
@@ -122,7 +126,7 @@ impl Factory {
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
         capability::add_to_linker(&mut linker)?;
         let instance: InstancePre<Instance> = linker.instantiate_pre(&component)?;
-        Ok(Self { service: ServicePre::new(instance)?, engine, world })
+        Ok(Self { service: ServicePre::new(instance)?, engine, world, instance_memory })
     }
 
     /// What instances may reach.
@@ -149,7 +153,7 @@ impl Factory {
             wasi: wasi.build(),
             table: ResourceTable::new(),
             http: WasiHttpCtx::new(),
-            limiter: Limiter(memory),
+            limiter: Limiter { has: memory, most: self.instance_memory },
         };
         let mut store = Store::new(&self.engine, instance);
         store.limiter(|instance| &mut instance.limiter);

@@ -17,6 +17,7 @@ use crate::capability::http::Outbound;
 use crate::capability::key_value::KeyValueStores;
 use crate::capability::postgres::{self, PostgresPools};
 use crate::capability::sqlite::SqliteDatabases;
+use crate::component::INSTANCE_MEMORY;
 use crate::control::Control;
 use crate::egress::Egress;
 use crate::generation::{Generations, Ground};
@@ -152,6 +153,7 @@ impl Host {
             sqlite: sqlite(state, manifest.as_ref(), &runtime_config)?,
             manifest,
             runtime_config,
+            instance_memory: INSTANCE_MEMORY,
         };
         let generations = Generations::new(ground.generation(settings, postgres.as_ref()).await?);
         Ok(Self { ground: Arc::new(ground), server: Server::new(Arc::clone(&generations), tls), generations })
