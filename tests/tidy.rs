@@ -120,6 +120,24 @@ fn every_dependency_has_a_reason() {
 }
 
 #[test]
+fn every_invariant_of_the_security_document_names_tests_that_exist() {
+    let text = fs::read_to_string(root().join("docs/security.md")).expect("docs/security.md");
+    let (_, section) = text.split_once("## Invariants").expect("invariants");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let code: Vec<String> = ["src", "tests", "host"].into_iter().flat_map(sources).map(|(_, text)| text).collect();
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| |")).collect();
+    assert!(rows.len() > 5, "the invariants were not found");
+    for row in rows {
+        let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        assert!(tests.starts_with('`'), "no test for: {row}");
+        for name in tests.split(", ").map(|name| name.trim_matches('`')) {
+            let definition = format!("fn {name}(");
+            assert!(code.iter().any(|text| text.contains(&definition)), "there is no test {name}");
+        }
+    }
+}
+
+#[test]
 fn links_between_documents_lead_somewhere() {
     let mut documents = vec![root().join("README.md"), root().join("CHANGELOG.md")];
     documents.extend(fs::read_dir(root().join("docs")).expect("docs/").map(|entry| entry.expect("a file").path()));
