@@ -157,6 +157,8 @@ pub struct Way {
     pub upstream: String,
     /// Provider.
     pub provider: &'static str,
+    /// Its share among neighbours that have a weight as well.
+    pub weight: Option<u32>,
     /// Which of the person's models it serves, or why it is not there for them.
     pub serves: Result<Vec<String>, String>,
 }
@@ -179,6 +181,8 @@ pub struct Stop {
     pub upstream: String,
     /// Provider.
     pub provider: &'static str,
+    /// Its share among neighbours that have a weight as well.
+    pub weight: Option<u32>,
     /// What the upstream gets as the model, or why it is not tried.
     pub outcome: Result<String, String>,
 }
@@ -309,7 +313,7 @@ impl Offer {
 impl Way {
     fn to_json(&self) -> Value {
         json!({
-            "upstream": self.upstream, "provider": self.provider,
+            "upstream": self.upstream, "provider": self.provider, "weight": self.weight,
             "models": self.serves.as_ref().map_or(&[][..], Vec::as_slice), "reason": self.serves.as_ref().err(),
         })
     }
@@ -319,8 +323,8 @@ impl Route {
     fn to_json(&self) -> Value {
         let stop = |stop: &Stop| {
             json!({
-                "upstream": stop.upstream, "provider": stop.provider, "model": stop.outcome.as_ref().ok(),
-                "reason": stop.outcome.as_ref().err(),
+                "upstream": stop.upstream, "provider": stop.provider, "weight": stop.weight,
+                "model": stop.outcome.as_ref().ok(), "reason": stop.outcome.as_ref().err(),
             })
         };
         json!({
@@ -394,7 +398,7 @@ fn way(upstream: &Upstream, catalog: &Catalog, groups: &[String], models: &[Offe
     } else {
         Err(only_for(upstream))
     };
-    Way { upstream: upstream.name.clone(), provider: upstream.provider.name(), serves }
+    Way { upstream: upstream.name.clone(), provider: upstream.provider.name(), weight: upstream.weight, serves }
 }
 
 fn stop(upstream: &Upstream, catalog: &Catalog, groups: &[String], model: &str) -> Stop {
@@ -403,7 +407,7 @@ fn stop(upstream: &Upstream, catalog: &Catalog, groups: &[String], model: &str) 
     } else {
         Err(only_for(upstream))
     };
-    Stop { upstream: upstream.name.clone(), provider: upstream.provider.name(), outcome }
+    Stop { upstream: upstream.name.clone(), provider: upstream.provider.name(), weight: upstream.weight, outcome }
 }
 
 fn caps(admin: &Admin, spending: Spending) -> Caps {

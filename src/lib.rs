@@ -23,6 +23,7 @@ mod masking;
 pub mod pages;
 pub mod ports;
 mod relay;
+mod resilience;
 pub mod routes;
 mod sessions;
 mod spans;

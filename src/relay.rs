@@ -2,7 +2,7 @@
 //!
 //! What a request becomes and what an answer means is decided in `upstream/`; this file only waits, sends and pumps.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -23,6 +23,7 @@ use crate::gateway::{Context, Gateway};
 use crate::log::Level;
 use crate::masking::{MaskedMessage, Restoring, Unmaskable};
 use crate::ports::{BodySink, BoxStream, Outbound, StreamError};
+use crate::resilience::Route;
 use crate::spending::{self, Bill, Clearance};
 use crate::stream::meter::Meter;
 use crate::stream::{End, PING, Translator};
@@ -60,6 +61,8 @@ pub(crate) struct Inference {
     pub(crate) session: Session,
     /// Where it may go.
     pub(crate) plan: Plan,
+    /// Whether another upstream would be asked if the present one fails.
+    pub(crate) has_next: Cell<bool>,
     /// When it came.
     pub(crate) received: Timestamp,
     /// Leave to spend; `None` where nothing is metered.
@@ -79,13 +82,16 @@ impl Inference {
     }
 }
 
-/// Sends the request to the candidates of its plan, in order, until one answers it.
+/// Sends the request to the candidates of its plan, on the [`Route`] that leads through them, until one answers it.
 pub(crate) async fn send(gateway: &Rc<Gateway>, context: &Context, inference: Inference) -> Result<Response, Failure> {
     let inference = &Rc::new(inference);
     let relay = Relay { gateway, context, inference };
     let mut failures = Failures::new();
     let mut last_ids = RequestIds::default();
-    for candidate in &inference.plan.candidates {
+    let mut route = Route::of(gateway, inference);
+    while let Some(step) = route.next() {
+        let candidate = step.candidate;
+        inference.has_next.set(route.has_next());
         match relay.attempt(candidate, &failures).await {
             Outcome::Answer(response) => return Ok(response),
             Outcome::Failed { ids, answer } => {
@@ -239,13 +245,12 @@ impl<'a> Relay<'a> {
 
     /// Counts an attempt that is decided.
     fn attempted(&self, candidate: &Candidate, begun: Timestamp, outcome: &str, verdict: Verdict) {
-        let is_last = self.inference.plan.candidates.last().is_some_and(|last| std::ptr::eq(last, candidate));
         let elapsed = self.gateway.ports.clock.now().since(begun);
         self.gateway.count(&Figure::Attempt {
             upstream: &self.gateway.config.upstreams[candidate.upstream].name,
             outcome,
             ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-            failover: verdict == Verdict::TryNext && !is_last,
+            failover: verdict == Verdict::TryNext && self.inference.has_next.get(),
         });
     }
 
@@ -345,6 +350,7 @@ impl<'a> Relay<'a> {
         self.continue_trace(request.headers_mut(), span);
         let outbound = Outbound { request, first_byte_timeout: Some(gateway.config.timeouts.upstream_ttfb) };
         let answer = gateway.ports.http.send(outbound).await;
+        gateway.observe(candidate, call.operation, begun, &answer);
         let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         gateway.trace_work(self.context, begun, status, || Work::Attempt { upstream: upstream.name.clone(), span });
         answer.map_err(|error| {

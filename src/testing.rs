@@ -63,6 +63,8 @@ pub(crate) fn upstream(name: &str, provider: Provider) -> Upstream {
         headers: Vec::new(),
         models: None,
         groups: None,
+        failover_on: Vec::new(),
+        weight: None,
         proxy: None,
         tls: None,
     }
@@ -121,6 +123,20 @@ pub(crate) fn config() -> Config {
         access_control: config::AccessControl::default(),
         limits: config::Limits { max_request_bytes: 1 << 20, max_request_header_bytes: None, max_url_length: None },
         timeouts: config::Timeouts { upstream_ttfb: Duration::from_mins(2) },
+        resilience: config::Resilience {
+            breaker: config::Breaker {
+                is_enabled: true,
+                failures: 10,
+                cooldown: Duration::from_secs(10),
+                max_cooldown: Duration::from_mins(5),
+            },
+            retry_budget: config::RetryBudget {
+                is_enabled: true,
+                percent: 100,
+                minimum: 20,
+                window: Duration::from_mins(1),
+            },
+        },
         rate_limits: config::RateLimits {
             device_authorization: RateLimit { max: 30, window: Duration::from_mins(10) },
             device_verify: RateLimit { max: 10, window: Duration::from_mins(10) },

@@ -60,6 +60,8 @@ pub(crate) struct Metrics {
     attempts: IntCounterVec,
     attempt_seconds: HistogramVec,
     failovers: IntCounterVec,
+    left_out: IntCounterVec,
+    breakers: IntGaugeVec,
     tokens: IntCounterVec,
     spend: IntCounterVec,
     settlements: IntCounterVec,
@@ -161,6 +163,21 @@ impl Metrics {
                 "sallyport_failovers_total",
                 "Attempts after which the next upstream was tried, by the one that failed.",
                 &["upstream"],
+            ),
+            left_out: counter(
+                "sallyport_upstreams_left_out_total",
+                "Requests that an upstream was left out of: by its breaker, or for want of budget for further attempts.",
+                &["upstream", "reason"],
+            ),
+            breakers: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "sallyport_breaker_open",
+                        "1 while an upstream is left alone, by its id of the model (*: all of them).",
+                    ),
+                    &["upstream", "model"],
+                ),
             ),
             tokens: counter(
                 "sallyport_tokens_total",
@@ -301,6 +318,10 @@ impl Metrics {
                 add(&self.exports, &[destination, signal, outcome], 1);
                 add(&self.export_retries, &[destination], retries.into());
             }
+            Ok(Figure::LeftOut { upstream, reason }) => add(&self.left_out, &[upstream, reason], 1),
+            Ok(Figure::Breaker { upstream, model, is_open }) => {
+                self.breakers.with_label_values(&[upstream, model]).set(is_open.into());
+            }
             Ok(Figure::Swept { table, rows }) => add(&self.swept, &[table], rows),
             // A component that is newer than its host may count what the host does not know.
             Err(_) => {}
@@ -343,6 +364,11 @@ impl Metrics {
         for (state, count) in [("open", open), ("idle", idle)] {
             self.pool.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+
+    /// There is another configuration: what was known of the upstreams of the one before is void.
+    pub(crate) fn reconfigured(&self) {
+        self.breakers.reset();
     }
 
     /// Lines were lost.
@@ -419,6 +445,10 @@ mod tests {
         metrics.line(b"[gateway] x");
         metrics.figure(br#"{"figure":"attempt","upstream":"a","outcome":"429","ms":30,"failover":true}"#);
         metrics.figure(br#"{"figure":"usage","upstream":"a","model":"m","input_tokens":3,"output_tokens":4,"cache_read_input_tokens":0,"cache_creation_input_tokens":0,"nanos":1500,"settled":true}"#);
+        metrics.figure(br#"{"figure":"left_out","upstream":"a","reason":"breaker"}"#);
+        metrics.figure(br#"{"figure":"breaker","upstream":"a","model":"*","is_open":true}"#);
+        metrics.figure(br#"{"figure":"breaker","upstream":"b","model":"m","is_open":true}"#);
+        metrics.figure(br#"{"figure":"breaker","upstream":"b","model":"m","is_open":false}"#);
         metrics.figure(br#"{"figure":"unheard_of"}"#);
         metrics.figure(b"not JSON");
         let text = text(&metrics);
@@ -430,6 +460,9 @@ mod tests {
             r#"sallyport_masking_tokens_total{fate="restored"} 1"#,
             r#"sallyport_upstream_attempts_total{outcome="429",upstream="a"} 1"#,
             r#"sallyport_failovers_total{upstream="a"} 1"#,
+            r#"sallyport_upstreams_left_out_total{reason="breaker",upstream="a"} 1"#,
+            r#"sallyport_breaker_open{model="*",upstream="a"} 1"#,
+            r#"sallyport_breaker_open{model="m",upstream="b"} 0"#,
             r#"sallyport_tokens_total{kind="input",model="m",upstream="a"} 3"#,
             r#"sallyport_spend_nanodollars_total{model="m",upstream="a"} 1500"#,
             r#"sallyport_settlements_total{outcome="recorded"} 1"#,

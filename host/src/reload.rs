@@ -15,6 +15,7 @@ use crate::capability::postgres;
 use crate::commands::Faults;
 use crate::console;
 use crate::generation::{Generation, Generations, Ground};
+use crate::metrics;
 use crate::settings::Settings;
 
 /// Pause between two looks. What two looks in a row find is taken to be written completely.
@@ -93,6 +94,9 @@ impl Reloader {
         }
         let sha256 = next.config.sha256.clone();
         self.generations.replace(next);
+        if let Some(metrics) = metrics::wanted() {
+            metrics.reconfigured();
+        }
         self.report(&[]).await;
         console::info(&format!("configuration reloaded: sha256 {sha256}"));
         Ok(())

@@ -8,7 +8,7 @@ use super::yaml::Node;
 use super::{Config, Model, Oidc, Policy, PriceOverride, Pricing, Upstream};
 use super::{
     admin, audit, branding, catalog, cri, egress, http, listen, managed, masking, models, observability, oidc, pricing,
-    service_identities, session, store, telemetry, upstreams,
+    resilience, service_identities, session, store, telemetry, upstreams,
 };
 
 /// Decodes the whole document. Its `sha256` is not filled in.
@@ -93,6 +93,12 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         keys.or("access_control", section(http::access_control), "{}", "Which client addresses are answered.");
     let limits = keys.or("limits", section(http::limits), "{}", "Sizes of requests.");
     let timeouts = keys.or("timeouts", section(http::timeouts), "{}", "Waiting times.");
+    let resilience = keys.or(
+        "resilience",
+        section(resilience::resilience),
+        "{}",
+        "What happens when upstreams fail, beyond trying the next one.",
+    );
     let rate_limits = keys.or("rate_limits", section(http::rate_limits), "{}", "Sign-in attempts per client address.");
     let branding = keys.or(
         "branding",
@@ -122,6 +128,7 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
     }
     if let Some(upstreams) = &upstreams {
         distinct_names(upstreams, keys.report);
+        resilience::advise(upstreams, keys);
         if let Some(models) = &models {
             known_upstreams(models, upstreams, keys.report);
         }
@@ -188,6 +195,7 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         access_control: access_control?,
         limits: limits?,
         timeouts: timeouts?,
+        resilience: resilience?,
         rate_limits: rate_limits?,
         branding: branding?,
         login_notice,

@@ -27,6 +27,7 @@ mod oidc;
 mod pricing;
 mod reference;
 mod report;
+mod resilience;
 mod schema;
 mod secret;
 mod service_identities;
@@ -150,6 +151,8 @@ pub struct Config {
     pub limits: Limits,
     /// Waiting times.
     pub timeouts: Timeouts,
+    /// When upstreams are left alone, and how much failing over may cost.
+    pub resilience: Resilience,
     /// Sign-in rate limits.
     pub rate_limits: RateLimits,
     /// What pages look like.
@@ -353,10 +356,49 @@ pub struct Upstream {
     pub models: Option<Vec<String>>,
     /// If present, only callers in one of these groups are sent here. Never empty.
     pub groups: Option<Vec<String>>,
+    /// Statuses of its answers after which the next upstream is tried, beyond those of the contract.
+    pub failover_on: Vec<u16>,
+    /// Its share of the requests among neighbours that have a weight as well; `None` stands alone.
+    pub weight: Option<u32>,
     /// How it is reached; `None` is as the environment says. Only the native host uses it.
     pub proxy: Option<Proxy>,
     /// TLS towards it; only the native host uses it.
     pub tls: Option<ClientTls>,
+}
+
+/// Section `resilience`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resilience {
+    /// When upstreams are left alone.
+    pub breaker: Breaker,
+    /// How much failing over may cost.
+    pub retry_budget: RetryBudget,
+}
+
+/// `resilience.breaker`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Breaker {
+    /// Whether there is one.
+    pub is_enabled: bool,
+    /// Failures in a row that open it; at least 1.
+    pub failures: u32,
+    /// How long it stays open the first time.
+    pub cooldown: Duration,
+    /// The most of that. Not less than `cooldown`.
+    pub max_cooldown: Duration,
+}
+
+/// `resilience.retry_budget`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Whether there is one.
+    pub is_enabled: bool,
+    /// Further attempts for a hundred requests.
+    pub percent: u32,
+    /// Further attempts that there always are.
+    pub minimum: u32,
+    /// Over how long both are counted.
+    pub window: Duration,
 }
 
 /// `upstreams[].proxy`.

@@ -5,7 +5,8 @@ use url::Url;
 use super::address::base_url;
 use super::decode::{Keys, Tagged, section};
 use super::egress;
-use super::kind::{Kind, formed, map, non_empty, non_empty_list, secret, switch};
+use super::kind::{Kind, formed, list, map, non_empty, non_empty_list, secret, switch, whole};
+use super::report::item;
 use super::{AnthropicAuth, AssumeRole, AwsAuth, FoundryAuth, GoogleAuth, Guardrail, Provider, Secret, Upstream};
 
 /// Headers that the gateway sets itself or that would change who is asking (inference contract §9.2).
@@ -71,6 +72,22 @@ pub(super) fn upstream(keys: &mut Keys<'_, '_>) -> Option<Upstream> {
         non_empty_list(non_empty()),
         "If present, only members of one of these groups are sent here. For anyone else the upstream does not exist.",
     );
+    let failover_on = keys.or(
+        "failover_on",
+        list(failover_status()),
+        "[]",
+        "Statuses of this upstream after which the next one is tried, beyond 401, 403, 404, 429 and 5xx, which always do: for \
+         example 402 (its account is empty), 408, 409. If no upstream takes the request, the client gets that answer. \
+         Statuses that say that the request itself is wrong (400, 405, 406, 411 to 417, 422, 426, 428, 431) are refused: \
+         every upstream would say the same.",
+    );
+    let weight = keys.optional(
+        "weight",
+        whole(0, 1000),
+        "Neighbouring upstreams that have a weight are equals: requests are shared among them in this proportion, a \
+         conversation staying with one of them because its prompt cache is there, and the others are tried when that one \
+         fails. 0 takes nothing but that. Without a weight, upstreams are tried in the order of the file.",
+    );
     let proxy = egress::proxy(keys);
     let tls = keys.optional(
         "tls",
@@ -79,7 +96,8 @@ pub(super) fn upstream(keys: &mut Keys<'_, '_>) -> Option<Upstream> {
          runtime configuration.",
     );
 
-    let (provider, headers) = (provider?, headers?);
+    let (provider, headers, failover_on) = (provider?, headers?, failover_on?);
+    warn_of_failover(&failover_on, keys);
     if let Provider::Anthropic { forward_user_identity: true, .. } = provider
         && base_url.as_deref().is_none_or(is_anthropic_api)
     {
@@ -97,9 +115,33 @@ pub(super) fn upstream(keys: &mut Keys<'_, '_>) -> Option<Upstream> {
         headers: headers.into_iter().map(|(name, value)| (name.to_lowercase(), value)).collect(),
         models,
         groups,
+        failover_on,
+        weight,
         proxy,
         tls,
     })
+}
+
+/// A status of `failover_on`.
+fn failover_status() -> Kind<u16> {
+    whole::<u16>(400, 599).check(|status| match status {
+        400 | 405 | 406 | 411..=417 | 422 | 426 | 428 | 431 => Err(format!(
+            "{status} says that the request itself is wrong: the other upstreams would refuse it, too, and the client has \
+             to be told; remove it"
+        )),
+        _ => Ok(status),
+    })
+}
+
+fn warn_of_failover(statuses: &[u16], keys: &mut Keys<'_, '_>) {
+    for (place, status) in statuses.iter().enumerate() {
+        let path = item(&keys.path_of("failover_on"), place);
+        if matches!(status, 401 | 403 | 404 | 429 | 500..=599) {
+            keys.report.warn_at(&path, format!("{status} fails over anyway: it need not be listed"));
+        } else if statuses[..place].contains(status) {
+            keys.report.warn_at(&path, format!("{status} is listed already"));
+        }
+    }
 }
 
 fn is_anthropic_api(base_url: &str) -> bool {

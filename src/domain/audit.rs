@@ -138,6 +138,30 @@ pub enum AuditEvent<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         masking: Option<&'a MaskingReceipt>,
     },
+    /// `breaker.open`: an upstream failed again and again and is left alone for a while. It has no `request_id`.
+    BreakerOpen {
+        /// The upstream.
+        upstream: &'a str,
+        /// The upstream's id of the model; absent when it is left alone for all of them.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        model: Option<&'a str>,
+        /// The last failure: `unreachable`, `timeout`, `rate_limited`, `overloaded` or `server_error`.
+        reason: &'static str,
+        /// 1; more when it was left alone before and still failed.
+        round: u32,
+        /// Until when, RFC 3339.
+        until: Timestamp,
+        /// Whether the other replicas know; false while the database is away.
+        shared: bool,
+    },
+    /// `breaker.close`: an upstream that was left alone answers again. It has no `request_id`.
+    BreakerClose {
+        /// The upstream.
+        upstream: &'a str,
+        /// The upstream's id of the model; absent for all of them.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        model: Option<&'a str>,
+    },
     /// `spend.metered`: what an answer cost; only with `admin.billing_group_tag`.
     SpendMetered {
         /// Whose.
@@ -477,6 +501,8 @@ impl AuditEvent<'_> {
             Self::KeyRevoke(_) => "key.revoke",
             Self::ServiceMint(_) => "service.mint",
             Self::Inference { .. } => "inference",
+            Self::BreakerOpen { .. } => "breaker.open",
+            Self::BreakerClose { .. } => "breaker.close",
             Self::SpendMetered { .. } => "spend.metered",
             Self::SpendBlocked { .. } => "spend.blocked",
             Self::AdminDenied { .. } => "admin.denied",
@@ -492,6 +518,8 @@ impl AuditEvent<'_> {
             self,
             Self::ConfigLoad { .. }
                 | Self::ConfigReload { .. }
+                | Self::BreakerOpen { .. }
+                | Self::BreakerClose { .. }
                 | Self::AdminDenied { .. }
                 | Self::AdminLimitUpsert { .. }
                 | Self::AdminLimitDelete(_)

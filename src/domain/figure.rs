@@ -48,6 +48,22 @@ pub enum Figure<'a> {
         /// Attempts after the first.
         retries: u32,
     },
+    /// An upstream that would have been asked was left out of a request.
+    LeftOut {
+        /// The upstream's configured name.
+        upstream: &'a str,
+        /// `breaker`, or `budget` when there were too many further attempts lately.
+        reason: &'a str,
+    },
+    /// An instance knows from now on that an upstream is left alone, or is not any more.
+    Breaker {
+        /// The upstream's configured name.
+        upstream: &'a str,
+        /// The upstream's id of the model; `*` for all of them.
+        model: &'a str,
+        /// Whether it is left alone.
+        is_open: bool,
+    },
     /// Rows that upkeep deleted.
     Swept {
         /// The table.

@@ -13,6 +13,7 @@ use crate::domain::destination::Destination;
 use crate::domain::ids::Timestamp;
 use crate::keyring::KnownKeys;
 use crate::masking::{KnownMasker, MaskingTotals};
+use crate::resilience::Health;
 use crate::sessions::Known;
 use crate::spans::SpanQueue;
 use crate::upstream::CountPause;
@@ -33,6 +34,8 @@ pub struct Cache {
     pub(crate) documents: RefCell<HashMap<String, Document>>,
     /// Which upstream is not asked to count tokens of which model for now, by index and the upstream's id.
     pub(crate) count_pauses: RefCell<HashMap<(usize, String), CountPause>>,
+    /// Which upstreams fail, and how many further attempts that has cost.
+    pub(crate) health: RefCell<Health>,
     /// Credentials that were obtained, by the upstream's index.
     pub(crate) credentials: RefCell<HashMap<usize, Obtained>>,
     /// Collectors of telemetry, by their index.

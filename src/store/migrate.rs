@@ -18,6 +18,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { number: 8, name: "subject_tokens", sql: include_str!("../../migrations/0008_subject_tokens.sql") },
     Migration { number: 9, name: "alerts", sql: include_str!("../../migrations/0009_alerts.sql") },
     Migration { number: 10, name: "audit_events", sql: include_str!("../../migrations/0010_audit_events.sql") },
+    Migration { number: 11, name: "breakers", sql: include_str!("../../migrations/0011_breakers.sql") },
 ];
 
 /// What the two databases spell differently: a column that numbers its rows, and text that is ordered by its bytes.

@@ -5,6 +5,7 @@
 
 mod alerts;
 mod audit_events;
+mod breakers;
 pub mod cache;
 mod counters;
 mod device_grants;
@@ -29,6 +30,7 @@ use crate::ports::{Db, DbError, Row, Value};
 
 pub use alerts::{DueAlert, NewAlert};
 pub use audit_events::{AuditPage, AuditQuery, AuditRow, BATCH, KeptEvent};
+pub use breakers::OpenBreaker;
 pub use device_grants::NewGrant;
 pub use erasure::{Act, Erased, Order};
 pub use identities::{Identity, Seen};
@@ -135,6 +137,8 @@ fn as_text(text: impl Into<String>) -> Value {
     Value::Text(if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text })
 }
 
+#[cfg(test)]
+mod breaker_tests;
 #[cfg(test)]
 mod erasure_tests;
 #[cfg(test)]

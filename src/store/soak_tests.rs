@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::tests::on_every_database;
 use super::{Change, Identity, KeptEvent, NewGrant, NewSession, Retention, Settlement, Store};
 use crate::config::RateLimit;
+use crate::domain::circuit::Opening;
 use crate::domain::device_grant::DeviceCode;
 use crate::domain::ids::Timestamp;
 use crate::domain::money::Money;
@@ -40,6 +41,8 @@ fn sizes() -> BTreeMap<&'static str, u64> {
     BTreeMap::from([
         // Only where receivers of alerts are configured: one per cap and threshold.
         ("alerts", 0),
+        // One upstream a day fails and is never asked again.
+        ("breakers", 2),
         ("device_grants", 2 * SIGN_INS),
         ("counters", 2 * ADDRESSES),
         ("pointers", 9),
@@ -179,6 +182,8 @@ async fn use_for_a_day(store: &Store<'_>, day: u64, now: Timestamp) {
         at: now,
     };
     assert!(store.change_limit(change).await.expect("it runs"));
+    let opening = Opening { round: 1, since: now, until: now.plus(Duration::from_secs(10)) };
+    assert!(store.open_breaker(&format!("upstream-{day}"), "m", opening).await.expect("it runs"));
     let event = KeptEvent {
         at: now,
         evt: "inference".to_owned(),

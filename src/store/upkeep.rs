@@ -30,6 +30,9 @@ const SWEEPS: &[&str] = &[
      WHERE answer <> '' AND refreshed_at <= CAST($1 AS BIGINT) - 30000 ORDER BY refreshed_at LIMIT 500)",
     "DELETE FROM subject_tokens WHERE digest IN \
      (SELECT digest FROM subject_tokens WHERE expires_at <= $1 ORDER BY expires_at LIMIT 500)",
+    // Of upstreams that nobody has asked for a day: perhaps there are none of that name any more.
+    "DELETE FROM breakers WHERE (upstream, model) IN (SELECT upstream, model FROM breakers \
+     WHERE open_until <= CAST($1 AS BIGINT) - 86400000 ORDER BY open_until LIMIT 500)",
 ];
 
 /// One row for each request of the last minutes: bounded as well, but by as much as a busy gateway does in thirty seconds.

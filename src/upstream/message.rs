@@ -78,6 +78,12 @@ impl Message {
         self.is_stream
     }
 
+    /// What the request says about its user (`metadata.user_id`). Claude Code puts its conversation in there.
+    pub fn user_id(&self) -> Option<String> {
+        let metadata = self.object.value(&self.body, "metadata")?;
+        Object::scan(metadata).ok()?.read(metadata, "user_id").filter(|user_id: &String| !user_id.is_empty())
+    }
+
     /// What the request says about its own size. Words in its text may look like instructions to a cache; that only
     /// makes the estimate higher.
     pub fn asked(&self) -> Asked {
@@ -135,6 +141,23 @@ mod tests {
 
     fn parse(body: &str) -> Result<Message, Malformed> {
         Message::parse(Bytes::copy_from_slice(body.as_bytes()))
+    }
+
+    #[test]
+    fn the_user_is_read_where_one_is_named() {
+        for (metadata, expected) in [
+            (r#"{"user_id":"user_1_session_2"}"#, Some("user_1_session_2")),
+            (r#"{"user_id":"{\"session_id\":\"s\"}"}"#, Some(r#"{"session_id":"s"}"#)),
+            (r#"{"user_id":""}"#, None),
+            (r#"{"user_id":7}"#, None),
+            ("{}", None),
+            ("[]", None),
+            ("null", None),
+        ] {
+            let message = parse(&format!(r#"{{"model":"m","metadata":{metadata}}}"#)).expect("a message");
+            assert_eq!(message.user_id().as_deref(), expected, "{metadata}");
+        }
+        assert_eq!(parse(r#"{"model":"m"}"#).expect("a message").user_id(), None);
     }
 
     #[test]

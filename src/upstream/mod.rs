@@ -167,6 +167,7 @@ pub fn verdict(upstream: &Upstream, operation: Operation, status: StatusCode) ->
     match (Verdict::of(status), operation, &upstream.provider) {
         // Inference contract §10.5: whatever AWS says, another upstream may be able to count.
         (Verdict::GiveUp, Operation::CountTokens, Provider::Bedrock { .. }) => Verdict::TryNext,
+        (Verdict::GiveUp, _, _) if upstream.failover_on.contains(&status.as_u16()) => Verdict::TryNext,
         (verdict, _, _) => verdict,
     }
 }

@@ -35,6 +35,8 @@ pub struct Failures<A> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     NotImplemented,
+    /// One that fails over only because the operator said so (`failover_on`).
+    Chosen,
     NotFound,
     Denied,
     RateLimited,
@@ -48,6 +50,7 @@ impl Rank {
             401 | 403 => Some(Self::Denied),
             404 => Some(Self::NotFound),
             501 => Some(Self::NotImplemented),
+            400..=499 => Some(Self::Chosen),
             _ => None,
         }
     }
@@ -112,6 +115,10 @@ mod tests {
             (&[403, 401, 500], Some(1)),
             (&[429, 401, 404, 501], Some(0)),
             (&[429, 429, 401], Some(1)),
+            (&[402, 500], Some(0)),
+            (&[402, 408], Some(1)),
+            (&[402, 501], Some(0)),
+            (&[404, 402], Some(0)),
         ] {
             let mut failures = Failures::new();
             for (index, status) in statuses.iter().enumerate() {

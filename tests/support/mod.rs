@@ -419,6 +419,11 @@ impl ScriptedHttp {
         self.answers.borrow_mut().push_back(Err(error));
     }
 
+    /// What was scripted and not asked for is void.
+    pub(crate) fn forget(&self) {
+        self.answers.borrow_mut().clear();
+    }
+
     /// The requests so far; the list starts again.
     pub(crate) fn requests(&self) -> Vec<http::Request<Bytes>> {
         self.requests.take()

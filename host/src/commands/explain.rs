@@ -106,6 +106,9 @@ fn text(explanation: &Explanation) -> String {
     models(explanation, &mut lines);
     lines.push("\nUpstreams, in the order in which they are tried:".to_owned());
     lines.extend(explanation.upstreams.iter().enumerate().map(|(index, way)| line_of(index, way, explanation)));
+    if explanation.upstreams.iter().any(|way| way.weight.is_some()) {
+        lines.push("  (neighbours with a weight share conversations in its proportion)".to_owned());
+    }
     route(explanation, &mut lines);
     lines.push("\nCaps:".to_owned());
     caps(&explanation.caps, &explanation.person, &mut lines);
@@ -137,13 +140,17 @@ fn models(explanation: &Explanation, lines: &mut Vec<String>) {
 }
 
 fn line_of(index: usize, way: &Way, explanation: &Explanation) -> String {
-    let name = format!("  {}. {} ({})", index + 1, way.upstream, way.provider);
+    let name = format!("  {}. {} ({}{})", index + 1, way.upstream, way.provider, weight(way.weight));
     match &way.serves {
         Err(reason) => format!("{name}: not for this person: {reason}"),
         Ok(models) if models.is_empty() => format!("{name}: none of these models"),
         Ok(models) if models.len() == explanation.models.len() => format!("{name}: all of these models"),
         Ok(models) => format!("{name}: {}", models.join(", ")),
     }
+}
+
+fn weight(weight: Option<u32>) -> String {
+    weight.map(|weight| format!(", weight {weight}")).unwrap_or_default()
 }
 
 fn route(explanation: &Explanation, lines: &mut Vec<String>) {
@@ -157,7 +164,7 @@ fn route(explanation: &Explanation, lines: &mut Vec<String>) {
         lines.push(match &stop.outcome {
             Ok(model) => {
                 turn += 1;
-                format!("  {turn}. {} ({}) as {model}", stop.upstream, stop.provider)
+                format!("  {turn}. {} ({}{}) as {model}", stop.upstream, stop.provider, weight(stop.weight))
             }
             Err(reason) => format!("  -  {} ({}): {reason}", stop.upstream, stop.provider),
         });

@@ -9,6 +9,7 @@ mod branding;
 mod every_key;
 mod providers;
 mod rendered;
+mod resilience;
 mod service_identities;
 
 /// The least that a gateway needs.
@@ -145,7 +146,7 @@ fn the_document_as_a_whole_is_judged() {
     check(&[
         (
             "listen:\nprot: 1",
-            "1:7: listen: is empty: expected a mapping, or remove the key\n2:1: prot: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, audit, enforcement, pricing, managed, masking, telemetry, observability, access_control, limits, timeouts, rate_limits, branding, login_notice, cri",
+            "1:7: listen: is empty: expected a mapping, or remove the key\n2:1: prot: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, audit, enforcement, pricing, managed, masking, telemetry, observability, access_control, limits, timeouts, resilience, rate_limits, branding, login_notice, cri",
         ),
         ("telemtry: {}", "1:1: telemtry: unknown key; did you mean `telemetry`?"),
         (
@@ -221,7 +222,7 @@ fn json_is_accepted_with_tabs_and_comments_with_anything() {
         ("session:\t{}\t# A comment: with a colon, [brackets] and ${VARIABLES}.", "accepted"),
         (
             "x-defaults: &none {}\nlimits: *none",
-            "1:1: x-defaults: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, audit, enforcement, pricing, managed, masking, telemetry, observability, access_control, limits, timeouts, rate_limits, branding, login_notice, cri",
+            "1:1: x-defaults: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, audit, enforcement, pricing, managed, masking, telemetry, observability, access_control, limits, timeouts, resilience, rate_limits, branding, login_notice, cri",
         ),
         ("limits: &none {}\ntimeouts: *none", "accepted"),
     ]);
@@ -430,7 +431,7 @@ fn upstreams_are_judged() {
         ),
         (
             "upstreams: [{ provider: mantle, region: us-east-1, models: [m], guardrail: { id: x, version: y } }]",
-            "1:65: upstreams[0].guardrail: unknown key; known here: provider, region, auth, assume_role, name, base_url, headers, models, groups, proxy, tls",
+            "1:65: upstreams[0].guardrail: unknown key; known here: provider, region, auth, assume_role, name, base_url, headers, models, groups, failover_on, weight, proxy, tls",
         ),
         (
             "upstreams: [{ provider: anthropicAws, region: us-east-1, auth: { aws_bearer_token: x } }]",

@@ -2,7 +2,7 @@
 
 pub(crate) mod count_tokens;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use http::StatusCode;
@@ -53,6 +53,7 @@ async fn infer(
         masked: OnceCell::new(),
         session,
         plan,
+        has_next: Cell::new(false),
         received,
         clearance,
         billing_group,
@@ -74,10 +75,11 @@ async fn prepare(gateway: &Gateway, session: &Session, request: &mut Request) ->
             message.model()
         )));
     }
-    let plan = gateway.catalog.plan(&gateway.config.upstreams, session.groups(), message.model()).map_err(
+    let mut plan = gateway.catalog.plan(&gateway.config.upstreams, session.groups(), message.model()).map_err(
         |refused: catalog::Refused| {
             Failure::messages(StatusCode::BAD_REQUEST, "invalid_request_error", refused.to_string())
         },
     )?;
+    gateway.share(&mut plan, &request.headers, &message, session);
     Ok((message, plan))
 }
