@@ -144,6 +144,12 @@ impl Reach {
     }
 }
 
+const STS_ENDPOINT: &str = "AWS_ENDPOINT_URL_STS";
+const AWS_ENDPOINTS: [&str; 3] =
+    [STS_ENDPOINT, "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_EC2_METADATA_SERVICE_ENDPOINT"];
+const GOOGLE_ENDPOINTS: [&str; 2] = ["GCE_METADATA_HOST", "GCE_METADATA_IP"];
+const AZURE_ENDPOINTS: [&str; 3] = ["AZURE_AUTHORITY_HOST", "IDENTITY_ENDPOINT", "AZURE_POD_IDENTITY_AUTHORITY_HOST"];
+
 /// Endpoints that credential chains are told by the environment, as origins.
 fn named_by_the_environment(config: &Config) -> Vec<String> {
     let google = |auth: &GoogleAuth| matches!(auth, GoogleAuth::DefaultChain);
@@ -153,26 +159,27 @@ fn named_by_the_environment(config: &Config) -> Vec<String> {
             Provider::Bedrock { auth: AwsAuth::DefaultChain, .. }
             | Provider::Mantle { auth: AwsAuth::DefaultChain, .. }
             | Provider::AnthropicAws { api_key: None, auth: AwsAuth::DefaultChain, .. } => {
-                variables.push("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+                variables.extend(AWS_ENDPOINTS);
+            }
+            Provider::Bedrock { assume_role: Some(_), .. } | Provider::Mantle { assume_role: Some(_), .. } => {
+                variables.push(STS_ENDPOINT);
             }
             Provider::Vertex { auth, .. } | Provider::AnthropicGoogleCloud { auth, .. } if google(auth) => {
-                variables.push("GCE_METADATA_HOST");
+                variables.extend(GOOGLE_ENDPOINTS);
             }
-            Provider::Foundry { auth: FoundryAuth::AzureAd, .. } => {
-                variables.extend(["AZURE_AUTHORITY_HOST", "IDENTITY_ENDPOINT", "MSI_ENDPOINT"]);
-            }
+            Provider::Foundry { auth: FoundryAuth::AzureAd, .. } => variables.extend(AZURE_ENDPOINTS),
             _ => {}
         }
     }
     if config.telemetry.forward_to.iter().filter_map(|collector| collector.google.as_ref()).any(google) {
-        variables.push("GCE_METADATA_HOST");
+        variables.extend(GOOGLE_ENDPOINTS);
     }
     let origin = |name| {
         let value = environment::find(name)?;
         // Google's has no scheme, Azure's authority may have none.
         let value = match (value.contains("://"), name) {
             (true, _) => value,
-            (false, "GCE_METADATA_HOST") => format!("http://{value}"),
+            (false, name) if GOOGLE_ENDPOINTS.contains(&name) => format!("http://{value}"),
             (false, _) => format!("https://{value}"),
         };
         Some(Url::parse(&value).ok()?.origin().ascii_serialization())

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sallyport::config::{self, AnthropicAuth, Config, Fault, GoogleAuth, Provider, Sources};
 use sallyport::ports::Files;
+use sallyport::upstream::credentials;
 
 use crate::private;
 use crate::{console, environment};
@@ -135,7 +136,7 @@ impl Settings {
 
     /// The environment of the component.
     pub(crate) fn environment(&self, control: &str) -> Vec<(String, String)> {
-        let mut environment: HashMap<String, String> = environment::CREDENTIALS
+        let mut environment: HashMap<String, String> = credentials::VARIABLES
             .into_iter()
             .filter_map(|name| Some((name.to_owned(), environment::find(name)?)))
             .collect();

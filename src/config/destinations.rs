@@ -143,7 +143,8 @@ fn aws(region: &str, auth: &AwsAuth, assumes_role: bool, found: &mut BTreeSet<St
         found.extend(AWS_METADATA.map(str::to_owned));
     }
     if is_default_chain || assumes_role {
-        found.insert(format!("https://sts.{region}.amazonaws.com"));
+        let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+        found.insert(format!("https://sts.{region}.{domain}"));
     }
 }
 

@@ -18,7 +18,9 @@ pub(super) fn obtain(world: &World<'_>) -> Result<Step, CannotObtain> {
     let request = match (world.variable("AZURE_TENANT_ID"), &client_id) {
         (Some(tenant), Some(client_id)) => {
             let authority = world.variable("AZURE_AUTHORITY_HOST").unwrap_or_else(|| AUTHORITY.to_owned());
-            let address = format!("{}/{tenant}/oauth2/v2.0/token", authority.trim_end_matches('/'));
+            // The host alone, or its address.
+            let scheme = if authority.contains("://") { "" } else { "https://" };
+            let address = format!("{scheme}{}/{tenant}/oauth2/v2.0/token", authority.trim_end_matches('/'));
             let grant = [("grant_type", "client_credentials"), ("client_id", client_id.as_str()), ("scope", SCOPE)];
             if let Some(secret) = world.variable("AZURE_CLIENT_SECRET") {
                 Some(form(&address, &[&grant[..], &[("client_secret", secret.as_str())]].concat())?)

@@ -315,11 +315,13 @@ impl World<'_> {
     }
 }
 
-/// A token answer of RFC 6749 §5.1. Azure's managed identity writes numbers as strings.
+/// A token answer of RFC 6749 §5.1. Azure's managed identity writes numbers as strings, and on App Service tells when
+/// the token ends, not how long it lasts.
 #[derive(Deserialize)]
 struct TokenAnswer {
     access_token: String,
     expires_in: Option<serde_json::Value>,
+    expires_on: Option<serde_json::Value>,
 }
 
 /// Life of a token whose answer does not tell.
@@ -327,14 +329,16 @@ const UNTOLD_LIFE: u64 = 300;
 
 fn bearer(service: &'static str, answer: &http::Response<Bytes>, now: Timestamp) -> Result<Obtained, CannotObtain> {
     let token: TokenAnswer = json(service, answer)?;
-    let life = token.expires_in.and_then(|life| match life {
+    let seconds = |value: serde_json::Value| match value {
         serde_json::Value::String(text) => text.parse().ok(),
-        number => number.as_u64(),
-    });
-    Ok(Obtained {
-        credential: Credential::Bearer(Secret::new(token.access_token)),
-        expires_at: Some(now.plus(Duration::from_secs(life.unwrap_or(UNTOLD_LIFE)))),
-    })
+        number => number.as_i64(),
+    };
+    let life = token.expires_in.and_then(seconds).and_then(|life| u64::try_from(life).ok());
+    let expires_at = match (life, token.expires_on.and_then(seconds)) {
+        (None, Some(end)) => Timestamp::from_secs(end),
+        (life, _) => now.plus(Duration::from_secs(life.unwrap_or(UNTOLD_LIFE))),
+    };
+    Ok(Obtained { credential: Credential::Bearer(Secret::new(token.access_token)), expires_at: Some(expires_at) })
 }
 
 /// The JSON of a successful answer.

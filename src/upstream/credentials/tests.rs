@@ -366,6 +366,11 @@ fn entra_gives_tokens_for_secrets_assertions_and_machines() {
             ),
         ),
         (
+            [&client[..], &[("AZURE_CLIENT_SECRET", "s"), ("AZURE_AUTHORITY_HOST", "login.microsoftonline.us/")]]
+                .concat(),
+            format!("{}&client_secret=s", grant.replace("microsoftonline.com", "microsoftonline.us")),
+        ),
+        (
             vec![("IDENTITY_ENDPOINT", "http://127.0.0.1:41741/msi/token"), ("IDENTITY_HEADER", "h")],
             format!("GET http://127.0.0.1:41741/msi/token?api-version=2019-08-01&{resource}\nx-identity-header: h\n\n"),
         ),
@@ -381,6 +386,15 @@ fn entra_gives_tokens_for_secrets_assertions_and_machines() {
         let (requests, obtained) = around.chain(foundry(), &[(200, r#"{"access_token":"a","expires_in":"3600"}"#)]);
         assert_eq!(requests, [expected]);
         assert_eq!(obtained, Ok(token("a", 1_700_003_600)));
+    }
+    // App Service tells the moment, not the time that is left.
+    for (answer, end) in [
+        (r#"{"access_token":"a","expires_on":"1700000900"}"#, 1_700_000_900),
+        (r#"{"access_token":"a","expires_on":1700000900}"#, 1_700_000_900),
+        (r#"{"access_token":"a"}"#, 1_700_000_300),
+    ] {
+        let (_, obtained) = Around::with(&[("AZURE_CLIENT_ID", "c")], &[]).chain(foundry(), &[(200, answer)]);
+        assert_eq!(obtained, Ok(token("a", end)), "{answer}");
     }
 }
 
