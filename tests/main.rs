@@ -2,5 +2,6 @@
 
 mod audit;
 mod endpoints;
+mod streams;
 mod support;
 mod tidy;

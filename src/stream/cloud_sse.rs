@@ -18,6 +18,14 @@ impl CloudSse {
     pub fn new(request_id: &str) -> Self {
         Self { decoder: sse::Decoder::new(), events: ClientEvents::new(request_id) }
     }
+
+    fn translate(&mut self) {
+        while let Some(sse::Fields { name, data }) = self.decoder.next_fields() {
+            if !(name.is_empty() && data.is_empty()) {
+                self.events.event(name, &data);
+            }
+        }
+    }
 }
 
 impl Translator for CloudSse {
@@ -28,17 +36,17 @@ impl Translator for CloudSse {
         if self.decoder.push(piece).is_err() {
             self.events.fail();
         }
-        while let Some(sse::Fields { name, data }) = self.decoder.next_fields() {
-            if !(name.is_empty() && data.is_empty()) {
-                self.events.event(name, &data);
-            }
-        }
+        self.translate();
         self.events.take()
     }
 
     fn finish(mut self: Box<Self>, end: End) -> Bytes {
-        if end == End::BrokeOff {
-            self.events.fail();
+        match end {
+            End::Complete => {
+                self.decoder.end();
+                self.translate();
+            }
+            End::BrokeOff => self.events.fail(),
         }
         self.events.into_output()
     }

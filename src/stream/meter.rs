@@ -4,7 +4,6 @@ use memchr::memchr2;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::wire::json_object::Object;
 use crate::wire::sse;
 
 /// Tokens of one answer, by kind.
@@ -90,7 +89,7 @@ impl Meter {
     /// The answer ended, in whatever way.
     pub fn finish(self) -> Metered {
         match self.form {
-            Form::Sse(meter) => meter.seen.finish(),
+            Form::Sse(meter) => meter.finish(),
             Form::Json(meter) => meter.finish(),
         }
     }
@@ -190,9 +189,21 @@ impl SseMeter {
             return;
         }
         self.is_lost = self.decoder.push(piece).is_err();
+        self.read();
+    }
+
+    fn read(&mut self) {
         while let Some(event) = self.decoder.next_fields() {
             self.seen.event(&event);
         }
+    }
+
+    fn finish(mut self) -> Metered {
+        if !self.is_lost {
+            self.decoder.end();
+            self.read();
+        }
+        self.seen.finish()
     }
 }
 
@@ -317,20 +328,104 @@ const fn utf16_units(byte: u8) -> u64 {
     }
 }
 
-/// A JSON answer larger than this is not kept: its output is estimated, as if it told no usage.
-const MAX_JSON: usize = 64 * 1024 * 1024;
+/// The longest `usage` that is read; many times what anybody writes.
+const MAX_USAGE: usize = 64 * 1024;
 
+/// Finds the member `usage` of a document that comes in pieces of any size, and keeps nothing else of it: an answer may
+/// be large, and its figures come last. Of several the last one counts. That the rest is JSON is not checked.
 #[derive(Debug, Default)]
 struct JsonMeter {
-    body: Vec<u8>,
     characters: u64,
+    /// How many objects and arrays are open.
+    depth: usize,
+    /// Whether the next byte belongs to a string.
+    in_string: bool,
+    /// Whether it is escaped there.
+    is_escaped: bool,
+    /// Whether the next string at the top is the name of a member.
+    is_name: bool,
+    /// The beginning of the last such name, without quotes.
+    name: Vec<u8>,
+    /// The value that is being read, of a member `usage`.
+    value: Option<Vec<u8>>,
+    /// The last such value that was complete.
+    usage: Option<Vec<u8>>,
 }
 
 impl JsonMeter {
+    const NAME: &'static [u8] = b"usage";
+
     fn push(&mut self, piece: &[u8]) {
         self.characters += characters_of(piece);
-        if self.body.len() + piece.len() <= MAX_JSON {
-            self.body.extend_from_slice(piece);
+        let mut rest = piece;
+        while let Some((byte, after)) = rest.split_first() {
+            // Most of an answer is text that says nothing about it.
+            if self.in_string && !self.is_escaped && self.value.is_none() && !(self.depth == 1 && self.is_name) {
+                match memchr2(b'"', b'\\', rest) {
+                    None => return,
+                    Some(at) if at > 0 => {
+                        rest = &rest[at..];
+                        continue;
+                    }
+                    Some(_) => {}
+                }
+            }
+            rest = after;
+            if self.in_string {
+                self.text(*byte);
+            } else {
+                self.structure(*byte);
+            }
+        }
+    }
+
+    /// A byte of a string, the quote that ends it included.
+    fn text(&mut self, byte: u8) {
+        self.keep(byte);
+        match byte {
+            _ if self.is_escaped => self.is_escaped = false,
+            b'\\' => self.is_escaped = true,
+            b'"' => {
+                self.in_string = false;
+                return;
+            }
+            _ => {}
+        }
+        if self.depth == 1 && self.is_name && self.name.len() <= Self::NAME.len() {
+            self.name.push(byte);
+        }
+    }
+
+    /// A byte outside of strings.
+    fn structure(&mut self, byte: u8) {
+        match byte {
+            b',' | b'}' if self.depth == 1 => self.usage = self.value.take().or(self.usage.take()),
+            _ => self.keep(byte),
+        }
+        match byte {
+            b'"' => {
+                self.in_string = true;
+                if self.depth == 1 && self.is_name {
+                    self.name.clear();
+                }
+            }
+            b'{' | b'[' => {
+                self.depth += 1;
+                self.is_name = self.is_name || (self.depth == 1 && byte == b'{');
+            }
+            b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+            b',' if self.depth == 1 => self.is_name = true,
+            b':' if self.depth == 1 && self.is_name => {
+                self.is_name = false;
+                self.value = (self.name == Self::NAME).then(Vec::new);
+            }
+            _ => {}
+        }
+    }
+
+    fn keep(&mut self, byte: u8) {
+        if let Some(value) = self.value.as_mut().filter(|value| value.len() < MAX_USAGE) {
+            value.push(byte);
         }
     }
 
@@ -338,9 +433,7 @@ impl JsonMeter {
         if self.characters == 0 {
             return Metered::Nothing;
         }
-        // Without building the answer: only its usage is read.
-        let usage: Option<Value> =
-            Object::scan(&self.body).ok().and_then(|object| object.read::<Value>(&self.body, "usage"));
+        let usage: Option<Value> = self.usage.and_then(|usage| serde_json::from_slice(&usage).ok());
         match Written::parse(usage.as_ref()) {
             Some(written) if written.input.is_some() || written.output.is_some() => Metered::Told(written.usage()),
             _ => Metered::InputUnknown { output_tokens: self.characters.div_ceil(CHARACTERS_PER_TOKEN) },
@@ -470,6 +563,12 @@ mod tests {
             r#"{"usage":{"input_tokens":"3"}}"#,
             r#"{"usage":{"input_tokens":-3}}"#,
             r#"{"usage":{}}"#,
+            r#"{"a":{"usage":{"input_tokens":3}}}"#,
+            r#"{"usages":{"input_tokens":3},"usag":{"input_tokens":3}}"#,
+            r#"{"x":"usage","y":["usage",{"usage":{"input_tokens":3}}]}"#,
+            r#"[{"usage":{"input_tokens":3}}]"#,
+            r#"["usage",{"input_tokens":3}]"#,
+            r#"{"usage":{"input_tokens":3}"#,
             "not json",
         ] {
             let output_tokens = u64::try_from(body.chars().count()).unwrap().div_ceil(4);
@@ -480,5 +579,33 @@ mod tests {
             );
         }
         assert_eq!(metered(Meter::json(), ""), Metered::Nothing);
+    }
+
+    #[test]
+    fn the_figures_of_a_document_are_found_wherever_it_is_cut_and_nothing_else_is_kept() {
+        let usage = r#"{ "input_tokens" : 3,"x":"}\",\"usage\":{","output_tokens":4 }"#;
+        for body in [
+            format!(r#"{{"content":[{{"usage":{{"input_tokens":9}},"text":"\"usage\":{{\\"}}], "usage" :{usage}}}"#),
+            format!(r#" {{"usage":{{"input_tokens":8}},"usage":{usage},"model":"usage"}}"#),
+            format!(r#"{{"usage":{usage} , "a":[[1,2],{{"b":3}}]}}"#),
+        ] {
+            for cut in 0..body.len() {
+                let mut meter = Meter::json();
+                meter.push(&body.as_bytes()[..cut]);
+                meter.push(&body.as_bytes()[cut..]);
+                let Metered::Told(told) = meter.finish() else { panic!("{body} cut at {cut}") };
+                assert_eq!((told.input_tokens, told.output_tokens), (3, 4), "{body} cut at {cut}");
+            }
+        }
+
+        let mut meter = JsonMeter::default();
+        meter.push(br#"{"content":""#);
+        let text = vec![b'x'; 1 << 20];
+        for _ in 0..40 {
+            meter.push(&text);
+        }
+        meter.push(br#"","usage":{"input_tokens":1,"output_tokens":2}}"#);
+        assert!(meter.name.capacity() + meter.usage.as_ref().map_or(0, Vec::capacity) < 256);
+        assert!(matches!(meter.finish(), Metered::Told(Usage { input_tokens: 1, output_tokens: 2, .. })));
     }
 }

@@ -18,6 +18,8 @@ pub struct Decoder {
     line: usize,
     /// Up to here the incomplete line has no break.
     searched: usize,
+    /// Whether nothing more will come.
+    is_over: bool,
 }
 
 /// What an event says, without its raw bytes.
@@ -59,6 +61,11 @@ impl Decoder {
         }
         self.buffer.extend_from_slice(piece);
         Ok(())
+    }
+
+    /// Nothing more will come: a carriage return at the very end is a line break of its own.
+    pub fn end(&mut self) {
+        self.is_over = true;
     }
 
     /// The next complete event.
@@ -105,6 +112,7 @@ impl Decoder {
                 match self.buffer.get(next) {
                     Some(b'\n') => next += 1,
                     Some(_) => {}
+                    None if self.is_over => {}
                     // What comes next decides whether the line ends here or one byte later.
                     None => {
                         self.searched = at;
@@ -201,6 +209,18 @@ mod tests {
         let (events, rest) = decode([&b"data: a\n\ndata: b\n"[..]]);
         assert_eq!(events.len(), 1);
         assert_eq!(rest, b"data: b\n");
+    }
+
+    #[test]
+    fn an_event_may_end_with_the_stream() {
+        for (text, is_event) in [("data: a\r\r", true), ("data: a\n\r", true), ("data: a\r", false), ("data: a", false)]
+        {
+            let mut decoder = Decoder::new();
+            decoder.push(text.as_bytes()).unwrap();
+            assert_eq!(decoder.next_event(), None, "{text:?}: a line feed may follow");
+            decoder.end();
+            assert_eq!(decoder.next_event().is_some(), is_event, "{text:?}");
+        }
     }
 
     #[test]
