@@ -35,6 +35,9 @@ use crate::wire::content_encoding::Decoder;
 /// The most of an upstream's error that is read; more than any of them sends.
 const MAX_ERROR_BYTES: u64 = 1024 * 1024;
 
+/// How long the rest of an upstream's error is waited for; others may be able to answer.
+const ERROR_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The most of a JSON answer that is read where an answer has to be read whole; far more than a model can write.
 const MAX_JSON_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -206,7 +209,7 @@ impl<'a> Relay<'a> {
                         (status, Body::Full(answer))
                     }
                     Err(reason) => {
-                        self.failed(candidate, begun, "unreadable", &reason);
+                        self.unreadable(candidate, begun, call.operation, &reason);
                         return without_answer(ids);
                     }
                 }
@@ -243,6 +246,12 @@ impl<'a> Relay<'a> {
         self.attempted(candidate, begun, outcome, Verdict::TryNext);
     }
 
+    /// The same for an answer that is none.
+    fn unreadable(&self, candidate: &Candidate, begun: Timestamp, operation: Operation, reason: &str) {
+        self.failed(candidate, begun, "unreadable", reason);
+        self.count_unanswered(candidate, operation);
+    }
+
     /// Counts an attempt that is decided.
     fn attempted(&self, candidate: &Candidate, begun: Timestamp, outcome: &str, verdict: Verdict) {
         let elapsed = self.gateway.ports.clock.now().since(begun);
@@ -267,7 +276,7 @@ impl<'a> Relay<'a> {
         if verdict == Verdict::TryNext {
             self.warn(candidate.upstream, &format!("answered {}", head.status.as_u16()));
         }
-        let body = decoded(head, &mut body).await;
+        let body = self.decoded(head, &mut body).await;
         self.count_failed(candidate, head, &body);
         let upstream = &self.gateway.config.upstreams[candidate.upstream];
         let mut answer = upstream::error_answer(upstream, call, head, body, &self.context.request_id);
@@ -276,6 +285,17 @@ impl<'a> Relay<'a> {
         let (body, receipt) = masked.restore(std::mem::take(answer.body_mut()));
         *answer.body_mut() = body;
         (answer, Some(receipt))
+    }
+
+    /// All of an upstream's error, decompressed; what cannot be read, or does not come, is as good as empty.
+    async fn decoded(&self, head: &response::Parts, body: &mut BoxStream) -> Bytes {
+        let whole = read_body(body, MAX_ERROR_BYTES).fuse();
+        let timeout = self.gateway.ports.clock.sleep(ERROR_PATIENCE).fuse();
+        pin_mut!(whole, timeout);
+        select_biased! {
+            whole = whole => whole.ok().and_then(|whole| decode(head, whole).ok()).unwrap_or_default(),
+            () = timeout => Bytes::new(),
+        }
     }
 
     /// An answer that is read whole, in the client's form; and what masking did to it.
@@ -354,13 +374,7 @@ impl<'a> Relay<'a> {
         let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         gateway.trace_work(self.context, begun, status, || Work::Attempt { upstream: upstream.name.clone(), span });
         answer.map_err(|error| {
-            let mut pauses = gateway.cache.count_pauses.borrow_mut();
-            if upstream::may_pause(upstream, call.operation) {
-                pauses
-                    .entry((candidate.upstream, candidate.model.clone()))
-                    .or_default()
-                    .failed_without_answer(gateway.ports.clock.now());
-            }
+            self.count_unanswered(candidate, call.operation);
             error.to_string()
         })
     }
@@ -374,6 +388,15 @@ impl<'a> Relay<'a> {
         }
         if let Some(Ok(state)) = trace.tracestate().map(HeaderValue::try_from) {
             headers.insert(HeaderName::from_static("tracestate"), state);
+        }
+    }
+
+    /// Remembers that there was no answer to a count, or none that is one.
+    fn count_unanswered(&self, candidate: &Candidate, operation: Operation) {
+        if upstream::may_pause(&self.gateway.config.upstreams[candidate.upstream], operation) {
+            let now = self.gateway.ports.clock.now();
+            let mut pauses = self.gateway.cache.count_pauses.borrow_mut();
+            pauses.entry((candidate.upstream, candidate.model.clone())).or_default().failed_without_answer(now);
         }
     }
 
@@ -727,12 +750,4 @@ fn undecodable(headers: &HeaderMap) -> Option<&HeaderValue> {
 
 fn decode(head: &response::Parts, whole: Bytes) -> Result<Bytes, String> {
     plain(&mut content_decoder(&head.headers), Ok(whole))
-}
-
-/// All of an upstream's error, decompressed; what cannot be read is as good as empty.
-async fn decoded(head: &response::Parts, body: &mut BoxStream) -> Bytes {
-    match read_body(body, MAX_ERROR_BYTES).await {
-        Ok(whole) => decode(head, whole).unwrap_or_default(),
-        Err(_) => Bytes::new(),
-    }
 }

@@ -237,6 +237,30 @@ fn clouds_with_the_anthropic_wire_format_differ_in_address_and_tags() {
 }
 
 #[test]
+fn tags_for_the_gateway_alone_reach_no_provider() {
+    for tags in [r#"{"team":"a"}"#, r#""text""#, "null"] {
+        let body = format!(r#"{{"model":"m","tags":{tags},"safeguards":{{"x":1}},"max_tokens":5}}"#);
+        for upstream in [bedrock(), mantle(), anthropic_aws(), google_cloud(), vertex("eu"), foundry()] {
+            for operation in [Operation::Messages, Operation::CountTokens] {
+                let request = with_call(operation, &body, |call| {
+                    prepare(&upstream, &Call { strip_tags: true, ..*call }, "anthropic.m", &bearer(), NOW).unwrap()
+                });
+                let name = upstream.provider.name();
+                let betas = request.headers().get("anthropic-beta").map(|betas| betas.to_str().unwrap().to_owned());
+                let outer: Value = serde_json::from_slice(request.body()).unwrap();
+                let sent = match outer["input"]["invokeModel"]["body"].as_str() {
+                    Some(inner) => serde_json::from_slice(&STANDARD.decode(inner).unwrap()).unwrap(),
+                    None => outer,
+                };
+                assert_eq!(sent.get("tags"), None, "{name} {operation:?}");
+                assert_eq!(sent["safeguards"], json!({"x": 1}), "{name} {operation:?}");
+                assert_eq!(betas.as_deref(), (name != "bedrock").then_some("one,two"), "{name} {operation:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn vertex_has_the_model_in_the_path() {
     let places = "projects/p1/locations";
     for (region, stream, base) in [

@@ -139,6 +139,16 @@ fn addresses_are_judged_before_anything_else() {
 #[test]
 fn head_is_answered_like_get_without_a_body() {
     let mut gateway = TestGateway::new();
-    let answer = gateway.send(request(Method::HEAD, "/healthz"));
-    assert_eq!((answer.status.as_u16(), answer.text()), (200, ""));
+    for path in ["/", "/healthz", "/readyz", "/protocol"] {
+        let answer = gateway.send(request(Method::HEAD, path));
+        assert_eq!((answer.status.as_u16(), answer.text()), (200, ""), "{path}");
+        let whole = gateway.send(get(path));
+        assert_eq!(answer.header("content-type"), whole.header("content-type"), "{path}");
+        assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{path}");
+    }
+    let token = gateway.token(&[]);
+    for path in ["/v1/messages", "/v1/messages/count_tokens", "/v1/models"] {
+        assert_eq!(gateway.send(request(Method::HEAD, path).bearer(&token)).status, 404, "{path}");
+        assert_eq!(gateway.send(request(Method::HEAD, path)).status, 401, "{path}");
+    }
 }

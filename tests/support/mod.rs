@@ -137,6 +137,27 @@ impl TestGateway {
         self.pool.run_until(self.gateway.handle(request.into_request()))
     }
 
+    /// Sends a request and waits for nothing: the beginning of its answer is put into what is returned.
+    pub(crate) fn leave(&mut self, request: RequestBuilder) -> Rc<RefCell<Option<Response>>> {
+        let (gateway, request) = (Rc::clone(&self.gateway), request.into_request());
+        let begun = Rc::<RefCell<Option<Response>>>::default();
+        let answer = Rc::clone(&begun);
+        let asked = async move { *answer.borrow_mut() = Some(gateway.handle(request).await) };
+        self.gateway.ports.tasks.spawn(asked.boxed_local());
+        self.pool.run_until_stalled();
+        begun
+    }
+
+    /// Goes on reading an answer that was begun, beside everything else: what has arrived so far is in what is returned.
+    pub(crate) fn read_on(&mut self, response: Response) -> Rc<RefCell<Vec<u8>>> {
+        let Body::Streamed(produce) = response.into_body() else { panic!("an answer in one") };
+        let received = Rc::<RefCell<Vec<u8>>>::default();
+        let reading = produce(Box::new(CollectingSink { received: Rc::clone(&received), patience: None }));
+        self.gateway.ports.tasks.spawn(reading.map(drop).boxed_local());
+        self.pool.run_until_stalled();
+        received
+    }
+
     /// Reads an answer that was begun.
     pub(crate) fn end(&mut self, response: Response) -> Answer {
         let answer = self.pool.run_until(read(response, None));
@@ -306,6 +327,40 @@ impl ByteStream for Pieces {
     }
 }
 
+/// A body that comes when the test says so: pieces that are pushed, and nothing until then.
+#[derive(Clone, Default)]
+pub(crate) struct Held(Rc<RefCell<(VecDeque<Option<Bytes>>, Option<Waker>)>>);
+
+impl Held {
+    /// The next piece; `None` is the end.
+    pub(crate) fn push(&self, piece: Option<Bytes>) {
+        let (pieces, waker) = &mut *self.0.borrow_mut();
+        pieces.push_back(piece);
+        waker.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+#[async_trait(?Send)]
+impl ByteStream for Held {
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, StreamError>> {
+        std::future::poll_fn(|context| {
+            let (pieces, waker) = &mut *self.0.borrow_mut();
+            match pieces.pop_front() {
+                Some(piece) => Poll::Ready(piece.map(Ok)),
+                None => {
+                    *waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
 /// A client that keeps what it receives, and leaves after `patience` pieces if it has a limit.
 pub(crate) struct CollectingSink {
     pub(crate) received: Rc<RefCell<Vec<u8>>>,
@@ -406,11 +461,15 @@ impl ScriptedHttp {
         headers: &[(&str, &str)],
         pieces: Vec<Result<Bytes, StreamError>>,
     ) {
+        self.answer_with(status, headers, Box::new(Pieces(pieces.into())));
+    }
+
+    /// The next request is answered with this body.
+    pub(crate) fn answer_with(&self, status: u16, headers: &[(&str, &str)], body: BoxStream) {
         let mut response = http::Response::builder().status(status);
         for (name, value) in headers {
             response = response.header(*name, *value);
         }
-        let body: BoxStream = Box::new(Pieces(pieces.into()));
         self.answers.borrow_mut().push_back(Ok(response.body(body).expect("a response")));
     }
 

@@ -52,6 +52,62 @@ fn the_body_is_forwarded_byte_for_byte_with_the_upstreams_credential() {
 }
 
 #[test]
+fn no_byte_of_a_body_is_judged_that_nobody_acts_on() {
+    for body in [
+        &b"{\"model\":\"claude-opus-4-8\",\"s\":\"\xff\xfe \xed\xa0\x80\"}"[..],
+        b"{\"model\":\"gpt-x\",\"model\":\"claude-opus-4-8\",\"lone\":\"\\ud800\"}",
+        br#"{"model":"claude-opus-4-8","safeguards":{"x":[1.0]},"context_management":{},"future":null,"messages":5}"#,
+        b"\r\n\t {\"model\":\"claude-opus-4-8\",\"huge\":1e999}\n",
+    ] {
+        let mut gateway = TestGateway::new();
+        let token = gateway.token(&[]);
+        gateway.http.answer(200, &[], "{}");
+        let answer = gateway.send(post("/v1/messages").bearer(&token).body(body));
+        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(body));
+        assert_eq!(&gateway.http.requests()[0].body()[..], body);
+    }
+}
+
+#[test]
+fn answers_keep_what_is_the_clients_and_lose_what_is_the_gateways() {
+    let headers = [
+        ("location", "https://elsewhere.example.test/"),
+        ("retry-after", "7"),
+        ("x-should-retry", "true"),
+        ("x-frame-options", "SAMEORIGIN"),
+        ("anthropic-organization-id", "org"),
+        ("anthropic-fast-tokens-limit", "5"),
+        ("x-new", "1"),
+        ("etag", "\"e\""),
+        ("request-id", "req_up"),
+        ("x-request-id", "theirs"),
+        ("anthropic-ratelimit-tokens-limit", "5"),
+        ("via", "1.1 x"),
+        ("cf-ray", "x"),
+    ];
+    for status in [200, 202, 307, 400, 402, 422, 429] {
+        let mut gateway = TestGateway::new();
+        let token = gateway.token(&[]);
+        gateway.http.answer(status, &headers, "no JSON at all");
+        let answer =
+            gateway.send(post("/v1/messages").bearer(&token).header("x-client-request-id", "mine").json(&ask()));
+        assert_eq!((answer.status.as_u16(), answer.text()), (status, "no JSON at all"));
+        for (name, value) in &headers[..8] {
+            assert_eq!(answer.header(name), Some(*value), "{status}: {name}");
+        }
+        for (name, _) in &headers[10..] {
+            assert_eq!(answer.header(name), None, "{status}: {name}");
+        }
+        assert_eq!(answer.header("x-request-id"), Some("mine"));
+        // Successes carry it under the upstream's name for it, too.
+        assert_eq!(answer.header("request-id"), (status < 300).then_some("mine"), "{status}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(gateway.log.audit()[0]["request_id"], "mine");
+        assert_eq!(gateway.http.requests().len(), 1, "{status}: nothing is followed");
+    }
+}
+
+#[test]
 fn a_stream_arrives_as_it_was_sent_and_an_upstream_that_breaks_off_cuts_it() {
     let pieces = ["event: message_start\r\ndata: {}\r\n\r\n", ": a comment\n\n", "event: future\ndata: {\"x\":1}\n\n"];
     for breaks_off in [false, true] {

@@ -2,6 +2,7 @@
 
 mod messages;
 mod messages_alerts;
+mod messages_clouds;
 mod messages_failover;
 mod messages_masking;
 mod messages_spending;
