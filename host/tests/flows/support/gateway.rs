@@ -71,6 +71,8 @@ pub(crate) struct Site {
     pub(crate) more_oidc: String,
     /// More lines for each upstream.
     pub(crate) more_upstream: String,
+    /// More upstreams, after the others: each all keys of an entry but its braces.
+    pub(crate) entries: Vec<String>,
     pub(crate) environment: Vec<(&'static str, String)>,
     /// More arguments of `serve`.
     pub(crate) arguments: Vec<String>,
@@ -104,6 +106,7 @@ impl Site {
             more_listen: String::new(),
             more_oidc: String::new(),
             more_upstream: String::new(),
+            entries: Vec::new(),
             environment: Vec::new(),
             arguments: Vec::new(),
             launcher: Vec::new(),
@@ -114,11 +117,23 @@ impl Site {
 
     /// A site for inference alone: sessions are made by the story, and nobody can sign in.
     pub(crate) fn for_inference(provider: &Upstream, upstream: &Upstream) -> Self {
+        let mut site = Self::without_upstreams(provider);
+        site.use_upstream(upstream);
+        site
+    }
+
+    /// The same with no upstream yet.
+    pub(crate) fn without_upstreams(provider: &Upstream) -> Self {
         let mut site = Self::new();
         site.issuer = format!("http://{}", provider.address);
         site.has_session_secret = true;
-        site.use_upstream(upstream);
         site
+    }
+
+    /// Adds `upstream` as the next to be tried, as an entry with these keys beside its address.
+    pub(crate) fn use_entry(&mut self, upstream: &Upstream, keys: &str) {
+        self.transcript.internal(&upstream.address);
+        self.entries.push(format!("base_url: \"http://{}\", {keys}", upstream.address));
     }
 
     /// Adds `upstream` as the next to be tried.
@@ -148,6 +163,7 @@ impl Site {
             more_listen: self.more_listen.clone(),
             more_oidc: self.more_oidc.clone(),
             more_upstream: self.more_upstream.clone(),
+            entries: self.entries.clone(),
             environment: self.environment.clone(),
             arguments: self.arguments.clone(),
             launcher: self.launcher.clone(),
@@ -234,6 +250,9 @@ impl Site {
                  auth:\n      api_key: ${{UPSTREAM_KEY}}\n{}",
                 self.more_upstream
             );
+        }
+        for entry in &self.entries {
+            let _ = writeln!(yaml, "  - {{ {entry} }}");
         }
         yaml.push_str(&self.more);
         yaml
@@ -417,8 +436,17 @@ impl Gateway {
 
     /// Resident memory, in bytes.
     pub(crate) fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, figure: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("a process");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a figure");
+        let line = status.lines().find_map(|line| line.strip_prefix(figure)).expect("a figure");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 }

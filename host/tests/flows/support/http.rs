@@ -153,6 +153,28 @@ impl Raw {
         count
     }
 
+    /// Reads until the head of an answer has arrived and returns everything so far; nothing if the connection ends before.
+    pub(crate) fn head(&mut self) -> Option<String> {
+        while !contains(&self.received, b"\r\n\r\n") {
+            if !self.read() {
+                return None;
+            }
+        }
+        Some(self.so_far())
+    }
+
+    /// Reads and forgets a chunked body; its last few hundred bytes, or nothing if the connection ends inside it.
+    pub(crate) fn end_of_chunks(&mut self) -> Option<String> {
+        while !self.received.ends_with(b"\r\n0\r\n\r\n") {
+            let kept = self.received.len().saturating_sub(512);
+            self.received.drain(..kept);
+            if !self.read() {
+                return None;
+            }
+        }
+        Some(self.so_far())
+    }
+
     /// Tells the gateway, unless it has hung up already, that nothing more will come.
     pub(crate) fn finish_sending(&self) {
         match self.stream.shutdown(Shutdown::Write) {

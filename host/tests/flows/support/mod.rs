@@ -4,6 +4,7 @@
 //! Nothing waits for a fixed time: every wait is for a condition, bounded by [`PATIENCE`].
 
 mod authlib;
+pub(crate) mod cloud;
 mod gateway;
 mod http;
 mod idp;
@@ -34,10 +35,10 @@ pub(crate) use people::{Browser, Device, Tokens, poll, refresh, sign_in, until_r
 pub(crate) use postgres::{PASSWORD, Postgres};
 pub(crate) use programs::{command, lacks, node, search_path, skipped};
 pub(crate) use proxy::Proxy;
-pub(crate) use sdk::{python_sdk, typescript_sdk};
+pub(crate) use sdk::{python_sdk, python_sdk_in_full, typescript_sdk, typescript_sdk_in_full};
 pub(crate) use server::{Authority, Server};
 pub(crate) use tokens::{forge, header, session, unix_now};
-pub(crate) use upstream::{DELTAS, Exchange, MODEL, Upstream, discovery, message, question};
+pub(crate) use upstream::{DELTAS, Exchange, MODEL, Seen, Upstream, discovery, message, question};
 
 /// How long a story waits for anything. Generous: a healthy run never comes near, and a slow machine is no fault.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -45,7 +46,7 @@ pub(crate) fn node() -> &'static Path {
             );
         });
         // Node looks for packages from where the script is.
-        for script in ["browser.mjs", "oidc-provider.mjs", "sdk.mjs"] {
+        for script in ["browser.mjs", "oidc-provider.mjs", "sdk.mjs", "sdk_in_full.mjs"] {
             fs::copy(source.join(script), directory.join(script)).expect("a copy");
         }
         directory
@@ -65,6 +66,23 @@ pub(crate) fn python() -> PathBuf {
         directory
     });
     directory.join("bin/python")
+}
+
+/// Runs a script of the stories with `mode` as its argument and `input` as its standard input, both in the way of the
+/// script; returns what it printed.
+pub(crate) fn piped(script: &str, mode: &str, input: &str) -> String {
+    let mut program = Command::new(python())
+        .arg(source("python").join(script))
+        .arg(mode)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python");
+    // The pipe closes with the handle.
+    program.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("a reader");
+    let output = program.wait_with_output().expect("an end");
+    assert!(output.status.success(), "{script} {mode} cannot judge {input}");
+    String::from_utf8(output.stdout).expect("text")
 }
 
 /// A file of the support directory `kind`.

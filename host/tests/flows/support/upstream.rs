@@ -173,18 +173,32 @@ impl Exchange {
     }
 
     /// A whole answer.
-    pub(crate) fn answer(mut self, status: u16, headers: &[(&str, &str)], body: &Value) {
-        let body = body.to_string();
-        let extra = headers.iter().fold(String::new(), |lines, (name, value)| format!("{lines}{name}: {value}\r\n"));
-        self.write(
-            format!(
-                "HTTP/1.1 {status} Told\r\ncontent-type: application/json\r\n{extra}content-length: {}\r\n\r\n{body}",
-                body.len()
-            )
-            .as_bytes(),
-        )
-        .expect("a reader");
+    pub(crate) fn answer(self, status: u16, headers: &[(&str, &str)], body: &Value) {
+        let headers = [&[("content-type", "application/json")], headers].concat();
+        self.answer_bytes(status, &headers, body.to_string().as_bytes());
+    }
+
+    /// A whole answer that need not be JSON.
+    pub(crate) fn answer_bytes(mut self, status: u16, headers: &[(&str, &str)], body: &[u8]) {
+        let head = format!("HTTP/1.1 {status} Told\r\n{}content-length: {}\r\n\r\n", lines(headers), body.len());
+        self.write(&[head.as_bytes(), body].concat()).expect("a reader");
         self.finish();
+    }
+
+    /// The head of a streamed answer with these headers.
+    pub(crate) fn begin(&mut self, headers: &[(&str, &str)]) {
+        let head = format!("HTTP/1.1 200 OK\r\n{}transfer-encoding: chunked\r\n\r\n", lines(headers));
+        self.write(head.as_bytes()).expect("a reader");
+    }
+
+    /// Bytes as they are, whatever HTTP has to say about them.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.write(bytes)
+    }
+
+    /// Closes this side only: nothing more will come, and requests would still be read.
+    pub(crate) fn half_close(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// The head of a streamed answer.
@@ -218,6 +232,12 @@ impl Exchange {
         }
     }
 
+    /// Waits until the gateway has closed the connection, for as long as a story waits.
+    pub(crate) fn until_gone(&mut self) {
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+        let _ = self.stream.read(&mut [0; 1]);
+    }
+
     /// Waits until the gateway has closed the connection.
     pub(crate) fn until_closed(mut self) {
         self.stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
@@ -238,6 +258,10 @@ impl Exchange {
             let _ = whole.send(());
         }
     }
+}
+
+fn lines(headers: &[(&str, &str)]) -> String {
+    headers.iter().fold(String::new(), |lines, (name, value)| format!("{lines}{name}: {value}\r\n"))
 }
 
 impl Drop for Exchange {
