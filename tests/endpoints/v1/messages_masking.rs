@@ -235,6 +235,52 @@ fn what_cannot_be_masked_is_refused_by_name_and_reaches_no_upstream() {
 }
 
 #[test]
+fn a_compressed_or_overlong_request_is_refused_and_reaches_no_upstream() {
+    let mut gateway = gateway("{}");
+    let token = gateway.token(&[]);
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(ask(INSTANCE).to_string().as_bytes()).expect("memory");
+    let compressed = post("/v1/messages").bearer(&token).header("content-encoding", "gzip");
+    let answer = gateway.send(compressed.body(encoder.finish().expect("memory")));
+    assert_eq!((answer.status.as_u16(), &answer.json()["error"]["message"]), (400, &json!("masking: invalid JSON")));
+    assert!(gateway.http.requests().is_empty());
+
+    let limits = "limits: {max_request_bytes: 67108864}";
+    let mut gateway = TestGateway::with_config(&format!("{CONFIG}\nmasking: {{}}\n{limits}"));
+    let token = gateway.token(&[]);
+    let answer = gateway.send(post("/v1/messages").bearer(&token).json(&ask(&"x".repeat(32 * 1024 * 1024))));
+    let message = json!("masking: the request body is longer than 33554432 bytes");
+    assert_eq!((answer.status.as_u16(), &answer.json()["error"]["message"]), (400, &message));
+    assert!(gateway.http.requests().is_empty());
+    assert_eq!(inferences(&gateway)[0]["masking"]["refused"], "too_long");
+}
+
+#[test]
+fn thinking_stays_byte_for_byte_in_both_directions() {
+    let mut gateway = gateway("{}");
+    let token = gateway.token(&[]);
+    let masked = sent(&mut gateway, INSTANCE);
+    let thought = format!("{INSTANCE} or {masked}?");
+    let thinking = json!({"type": "thinking", "thinking": thought, "signature": "c2lnbmF0dXJl"});
+    let question = json!({
+        "model": "claude-opus-4-8", "max_tokens": 10,
+        "messages": [{"role": "user", "content": INSTANCE}, {"role": "assistant", "content": [thinking]}],
+    });
+    let answer = |text: &str| json!({"type": "message", "content": [thinking, {"type": "text", "text": text}]});
+    gateway.http.answer(200, JSON, answer(&masked).to_string());
+    let received = gateway.send(post("/v1/messages").bearer(&token).json(&question));
+    assert_eq!(received.json(), answer(INSTANCE));
+    let body: Value = serde_json::from_slice(gateway.http.requests()[0].body()).expect("JSON");
+    assert_eq!(body["messages"][1]["content"][0], thinking);
+
+    let delta =
+        json!({"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": thought}});
+    gateway.http.answer_in_pieces(200, SSE, vec![event(&delta)]);
+    let received = gateway.send(post("/v1/messages").bearer(&token).json(&question));
+    assert_eq!(received.text(), sse(&delta));
+}
+
+#[test]
 fn without_a_key_nothing_leaves_and_a_known_key_goes_on_working() {
     let mut gateway = gateway("{}");
     let token = gateway.token(&[]);
