@@ -20,7 +20,7 @@ use crate::egress::Environment;
 use crate::instance::{Factory, World};
 use crate::manifest::{Manifest, RuntimeConfig};
 use crate::pool::Pool;
-use crate::settings::{Mounts, Settings};
+use crate::settings::{Mounts, Settings, lines};
 
 /// How often somebody looks whether an earlier generation is done.
 const LOOK: Duration = Duration::from_millis(200);
@@ -70,7 +70,7 @@ impl Ground {
         let factory = Factory::new(Arc::new(world), self.instance_memory)
             .map_err(|error| anyhow!("cannot load the component: {error:#}"))?;
         let pool = Pool::new(factory);
-        let mut warnings: Vec<_> = settings.warnings.iter().map(ToString::to_string).collect();
+        let mut warnings = lines(&self.options.common.config, &settings.warnings);
         warnings.extend(Environment::read().warnings(&settings.config));
         Ok(Generation {
             control: Control::new(Arc::clone(&pool), token),

@@ -15,8 +15,10 @@ use crate::{console, environment};
 /// Stands in for a secret that is not there: long enough for any.
 const STAND_IN: &str = "not-defined-here-not-defined-here-not-defined-here-not-defined-here";
 
-fn lines(faults: &[Fault]) -> Vec<String> {
-    faults.iter().map(ToString::to_string).collect()
+/// Faults or warnings about the configuration at `path`, each with its place there.
+pub(crate) fn lines(path: &Path, faults: &[Fault]) -> Vec<String> {
+    let file = path.display().to_string();
+    faults.iter().map(|fault| fault.located(&file)).collect()
 }
 
 /// A configuration and what it was made of.
@@ -45,7 +47,7 @@ impl Settings {
         allow_loopback: bool,
     ) -> Result<Self, Vec<String>> {
         let text = Self::text(path).map_err(|fault| vec![fault])?;
-        Self::parse(text, extra_variables, allow_loopback).map_err(|faults| lines(&faults))
+        Self::parse(text, extra_variables, allow_loopback).map_err(|faults| lines(path, &faults))
     }
 
     /// The text at `path`.
@@ -94,7 +96,7 @@ impl Settings {
                 let strict = Self::parse(text, &[], true).err().unwrap_or_default();
                 let is_needed = |missing: &&Fault| faults.iter().any(|fault| fault.path == missing.path);
                 let needed: Vec<Fault> = strict.iter().filter(is_needed).cloned().collect();
-                Err(lines(if needed.is_empty() { &faults } else { &needed }))
+                Err(lines(path, if needed.is_empty() { &faults } else { &needed }))
             }
         }
     }

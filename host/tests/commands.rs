@@ -73,6 +73,32 @@ fn check_shows_each_fault_with_its_line_and_a_caret() {
 }
 
 #[test]
+fn faults_name_the_file_that_was_given_whatever_command_reads_it() {
+    let directory = directory_with("");
+    let yaml = GATEWAY.replace("${OIDC_CLIENT_SECRET}", "x").replace("${ANTHROPIC_API_KEY}", "x");
+    std::fs::write(directory.path().join("other.yaml"), format!("{yaml}limits: 5\n")).expect("a file");
+    let at = format!("other.yaml:{}:9: limits: ", yaml.lines().count() + 1);
+    for command in [
+        &["check"][..],
+        &["serve"],
+        &["migrate"],
+        &["upkeep"],
+        &["keys", "list"],
+        &["render", "spin"],
+        &["explain", "--email", "ada@example.com"],
+        &["report", "--from", "2031-01-01"],
+        &["import", "--from", "postgres://somebody@127.0.0.1:9/none"],
+    ] {
+        let output = run(directory.path(), &[command, &["--config", "other.yaml"]].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.contains(&at) && !said.contains("gateway.yaml"),
+            "{command:?}: {said}"
+        );
+    }
+}
+
+#[test]
 fn check_tells_scripts_by_its_exit_code_and_machines_in_json() {
     let good = GATEWAY.replace("${OIDC_CLIENT_SECRET}", "example").replace("${ANTHROPIC_API_KEY}", "example");
     let with_a_warning = format!("{good}    - match: {{ groups: [late] }}\n      cli: {{}}\n");

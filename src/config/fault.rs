@@ -34,7 +34,19 @@ impl Fault {
         self
     }
 
-    /// The fault with its line of `text` and a caret below the place; several lines, without a final line break.
+    /// The fault in one line, with its place in `file`.
+    pub fn located(&self, file: &str) -> String {
+        let place = if self.line > 0 { format!("{file}:{}:{}: ", self.line, self.column) } else { String::new() };
+        let path = if self.path.is_empty() { String::new() } else { format!("{}: ", self.path) };
+        format!("{place}{path}{}", self.message)
+    }
+
+    /// The same as [`Self::render_in`], in `gateway.yaml`.
+    pub fn render(&self, text: &str) -> String {
+        self.render_in("gateway.yaml", text)
+    }
+
+    /// The fault in `file` with its line of `text` and a caret below the place; several lines, without a final line break.
     ///
     /// ```text
     /// gateway.yaml:3:5: upstreams[0].regoin: unknown key; did you mean `region`?
@@ -43,10 +55,11 @@ impl Fault {
     /// ```
     ///
     /// Where the line may hold a secret, it ends before it; a reference such as `${NAME}` is none.
-    pub fn render(&self, text: &str) -> String {
+    pub fn render_in(&self, file: &str, text: &str) -> String {
+        let located = self.located(file);
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let Some(line) = self.line.checked_sub(1).and_then(|index| text.lines().nth(index)) else {
-            return self.to_string();
+            return located;
         };
         let shown = match self.hidden_from {
             Some(column) if column <= line.chars().count() => {
@@ -65,7 +78,7 @@ impl Fault {
             .take(self.column.saturating_sub(1))
             .map(|character| if character == '\t' { '\t' } else { ' ' })
             .collect();
-        format!("{self}\n  {number} | {shown}\n  {margin} | {indent}^")
+        format!("{located}\n  {number} | {shown}\n  {margin} | {indent}^")
     }
 }
 
@@ -79,13 +92,7 @@ fn is_harmless(rest: &str) -> bool {
 
 impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.line > 0 {
-            write!(formatter, "gateway.yaml:{}:{}: ", self.line, self.column)?;
-        }
-        if !self.path.is_empty() {
-            write!(formatter, "{}: ", self.path)?;
-        }
-        formatter.write_str(&self.message)
+        formatter.write_str(&self.located("gateway.yaml"))
     }
 }
 
@@ -97,6 +104,7 @@ mod tests {
     fn a_fault_is_shown_with_its_line_and_a_caret() {
         let fault = Fault::new("b.c", Place { line: 2, column: 3 }, "is wrong".to_owned());
         assert_eq!(fault.render("b:\n  c: x\n"), "gateway.yaml:2:3: b.c: is wrong\n  2 |   c: x\n    |   ^");
+        assert_eq!(fault.located("other.yaml"), "other.yaml:2:3: b.c: is wrong");
         let hiding = fault.clone().hiding_from(4);
         let shown = |line: &str| format!("gateway.yaml:2:3: b.c: is wrong\n  2 | {line}\n    |   ^");
         for (line, expected) in [

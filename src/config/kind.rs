@@ -24,6 +24,12 @@ impl At<'_> {
     pub(super) fn mismatch(self, report: &mut Report<'_>, expected: &str) {
         match &self.node.value {
             Value::Faulty => {}
+            // What was meant may stand there, as a comment.
+            Value::Null if expected.contains('#') => {
+                let message =
+                    format!("is empty: expected {expected} in quotes (# begins a comment), or remove the key");
+                self.fault(report, message);
+            }
             Value::Null => self.fault(report, format!("is empty: expected {expected}, or remove the key")),
             _ => self.fault(report, format!("expected {expected}, found {}", self.node.described())),
         }

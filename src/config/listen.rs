@@ -40,6 +40,15 @@ pub(super) fn listen(keys: &mut Keys<'_, '_>) -> Option<Listen> {
     if !is_loopback && !keys.has("public_url") {
         keys.lacks("public_url", "`public_url` is required unless `host` is 127.0.0.1, localhost or ::1");
     }
+    if let Some(path) = public_url.as_deref().and_then(beyond_the_origin) {
+        keys.warn(
+            "public_url",
+            format!(
+                "goes on with `{path}` after the origin: clients and browsers are sent to addresses that begin with it, \
+                 but the gateway answers at the root alone. Have the proxy in front take `{path}` off, or name the origin"
+            ),
+        );
+    }
     let trusted_proxies = trusted_proxies?;
     if trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
         keys.warn("trusted_proxies", "trusts every peer: any client can then choose the address it is known by");
@@ -51,6 +60,13 @@ fn tls(keys: &mut Keys<'_, '_>) -> Option<Tls> {
     let cert = keys.required("cert", non_empty(), "Path of the certificate chain, PEM.");
     let key = keys.required("key", non_empty(), "Path of the private key, PEM.");
     Some(Tls { cert: cert?, key: key? })
+}
+
+/// What follows the origin of a URL, if anything does.
+fn beyond_the_origin(url: &str) -> Option<String> {
+    let url = url::Url::parse(url).ok()?;
+    let rest = &url[url::Position::BeforePath..];
+    (!matches!(rest, "" | "/")).then(|| rest.to_owned())
 }
 
 /// Used verbatim, so it is only looked at, not normalized. Its scheme is not restricted.

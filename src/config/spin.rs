@@ -37,10 +37,13 @@ pub struct SpinFiles {
     pub runtime_config: String,
 }
 
-/// Renders both files for `config`, which was parsed from `text`.
-pub fn render_spin(text: &str, config: &Config) -> SpinFiles {
+/// Renders both files for `config`, which was parsed from the `text` of `file`.
+pub fn render_spin(file: &str, text: &str, config: &Config) -> SpinFiles {
     let allowed = destinations(config);
-    SpinFiles { manifest: manifest(text, config, &allowed), runtime_config: runtime_config(text, config, &allowed) }
+    SpinFiles {
+        manifest: manifest(file, text, config, &allowed),
+        runtime_config: runtime_config(file, text, config, &allowed),
+    }
 }
 
 /// What `config` says that has no effect under Spin, and what has it instead.
@@ -70,25 +73,31 @@ pub fn without_effect_under_spin(config: &Config) -> Vec<&'static str> {
     notes
 }
 
-fn manifest(text: &str, config: &Config, allowed: &BTreeSet<String>) -> String {
+/// The first line of both files.
+fn written_for(file: &str) -> String {
+    format!("# Written by `sallyport render spin` for {file}. Render it again when {file} changes.\n")
+}
+
+fn manifest(file: &str, text: &str, config: &Config, allowed: &BTreeSet<String>) -> String {
     let (declared, undeclarable) = spin_variables(text);
     let mut out = format!(
-        "# Written by `sallyport render spin` for gateway.yaml. Render it again when gateway.yaml changes.\n\
+        "{}\
          # The component for Spin 4.1 or newer: `spin build`, then `spin up --runtime-config-file runtime-config.toml`.\n\
          # Our own host honours the stores, the databases and the allowed hosts (`sallyport serve --manifest spin.toml`).\n\
          spin_manifest_version = 2\n\n\
          [application]\nname = \"{NAME}\"\nversion = \"{version}\"\n\
          description = \"A gateway for Claude Code\"\n",
+        written_for(file),
         version = env!("CARGO_PKG_VERSION"),
     );
     if !declared.is_empty() {
-        out.push_str("\n# ${NAME} in gateway.yaml is the variable of that name in lower case.\n[variables]\n");
+        line(&mut out, &format!("\n# ${{NAME}} in {file} is the variable of that name in lower case.\n[variables]"));
         for name in declared.keys() {
             line(&mut out, &format!("{name} = {{ required = true, secret = true }}"));
         }
     }
     for name in &undeclarable {
-        line(&mut out, &format!("# {name} cannot be the name of a Spin variable: rename it in gateway.yaml."));
+        line(&mut out, &format!("# {name} cannot be the name of a Spin variable: rename it in {file}."));
     }
     line(&mut out, &format!("\n[[trigger.http]]\nroute = \"/...\"\ncomponent = \"{NAME}\"\n\n[component.{NAME}]"));
     line(&mut out, "source = \"target/wasm32-wasip2/release/sallyport.wasm\"");
@@ -96,12 +105,13 @@ fn manifest(text: &str, config: &Config, allowed: &BTreeSet<String>) -> String {
     if config.store.postgres_url.is_none() {
         line(&mut out, "sqlite_databases = [\"default\"]");
     }
-    out.push_str("files = [\n  { source = \"gateway.yaml\", destination = \"/gateway.yaml\" },\n");
+    line(&mut out, &format!("files = [\n  {{ source = {}, destination = \"/gateway.yaml\" }},", quoted(file)));
     for path in files(text, config) {
         line(&mut out, &format!("  {{ source = {0}, destination = {0} }},", quoted(&path)));
     }
-    out.push_str(
-        "]\n# Exactly what gateway.yaml names. Should the identity provider's discovery document name endpoints on\n",
+    line(
+        &mut out,
+        &format!("]\n# Exactly what {file} names. Should the identity provider's discovery document name endpoints on"),
     );
     out.push_str("# other hosts, add them.\nallowed_outbound_hosts = [\n");
     for origin in allowed {
@@ -120,12 +130,13 @@ fn manifest(text: &str, config: &Config, allowed: &BTreeSet<String>) -> String {
     out
 }
 
-fn runtime_config(text: &str, config: &Config, allowed: &BTreeSet<String>) -> String {
-    let mut out = "# Written by `sallyport render spin` for gateway.yaml. Render it again when gateway.yaml changes.\n\
-                   # Where the component's stores live. Run from this directory: Spin takes the path of a SQLite database\n\
-                   # from the current one. The files are those of `sallyport serve`.\n\
-                   [key_value_store.default]\ntype = \"spin\"\npath = \".sallyport/key_value.db\"\n"
-        .to_owned();
+fn runtime_config(file: &str, text: &str, config: &Config, allowed: &BTreeSet<String>) -> String {
+    let mut out = written_for(file);
+    out.push_str(
+        "# Where the component's stores live. Run from this directory: Spin takes the path of a SQLite database\n\
+         # from the current one. The files are those of `sallyport serve`.\n\
+         [key_value_store.default]\ntype = \"spin\"\npath = \".sallyport/key_value.db\"\n",
+    );
     if config.store.postgres_url.is_none() {
         out.push_str("\n[sqlite_database.default]\ntype = \"spin\"\npath = \".sallyport/sqlite.db\"\n");
     }

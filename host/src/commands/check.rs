@@ -65,13 +65,7 @@ impl Finding {
     /// With its line of `text`, in the name of the file that was checked.
     fn render(&self, text: &str) -> String {
         match &self.fault {
-            Place::Configuration(fault) => {
-                let rendered = fault.render(text);
-                match rendered.strip_prefix("gateway.yaml:") {
-                    Some(rest) => format!("{}:{rest}", self.file),
-                    None => rendered,
-                }
-            }
+            Place::Configuration(fault) => fault.render_in(&self.file, text),
             Place::Elsewhere(message) => message.clone(),
         }
     }

@@ -39,7 +39,8 @@ struct Spin {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Faults> {
     let Target::Spin(Spin { config, out }) = &arguments.target;
     let settings = Settings::read_leniently(config)?;
-    let SpinFiles { manifest, runtime_config } = config::render_spin(&settings.text, &settings.config);
+    let SpinFiles { manifest, runtime_config } =
+        config::render_spin(&config.display().to_string(), &settings.text, &settings.config);
     console::plain("note: listen.host and listen.port have no effect under Spin: say `spin up --listen`");
     for note in config::without_effect_under_spin(&settings.config) {
         console::plain(&format!("note: {note}"));

@@ -29,8 +29,11 @@ fn what_cannot_be_read_or_followed_is_refused() {
         ("accent_color: '#ffcc00'", "cannot be read: its contrast to the page is 1.5"),
         ("accent_color_dark: '#003366'", "cannot be read"),
         ("logo: x", "logo: unknown key"),
+        ("accent_color: ", "accent_color: is empty: expected a color such as #1d5c49 in quotes (# begins a comment)"),
     ] {
         let found = faults(&format!("branding: {{ {key} }}"));
         assert!(found.contains(said), "{key}: {found}");
     }
+    let unquoted = faults("branding:\n  accent_color: #1d5c49");
+    assert!(unquoted.contains("in quotes (# begins a comment)"), "{unquoted}");
 }

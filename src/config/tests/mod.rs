@@ -670,6 +670,11 @@ fn risky_choices_are_warned_about() {
             "listen: { host: localhost, trusted_proxies: [0.0.0.0/0] }",
             "1:45: listen.trusted_proxies: trusts every peer: any client can then choose the address it is known by",
         ),
+        ("listen: { host: localhost, public_url: 'https://gw.example.com/' }", ""),
+        (
+            "listen: { host: localhost, public_url: 'https://gw.example.com/claude' }",
+            "1:40: listen.public_url: goes on with `/claude` after the origin: clients and browsers are sent to addresses that begin with it, but the gateway answers at the root alone. Have the proxy in front take `/claude` off, or name the origin",
+        ),
         (
             "access_control: { allow_cidrs: [], deny_cidrs: [10.0.0.0/8] }",
             "1:32: access_control.allow_cidrs: is empty, which lets every address in; name some, or remove the key",

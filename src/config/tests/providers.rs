@@ -83,7 +83,7 @@ fn authorities_of_several_providers_become_files_of_their_own() {
         "{CORP}, ca_cert_pem: '${{file:/etc/ca.pem}}' }}, {OTHER}, ca_cert_pem: \"-----BEGIN CERTIFICATE-----\" }}"
     )));
     let config = parse(&text, &sources(false)).expect("valid").config;
-    let SpinFiles { runtime_config, .. } = render_spin(&text, &config);
+    let SpinFiles { runtime_config, .. } = render_spin("gateway.yaml", &text, &config);
     for line in [
         "hosts = [\"a.example.com\"]",
         "ca_roots_file = \"/etc/ca.pem\"",

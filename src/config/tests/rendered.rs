@@ -75,7 +75,7 @@ fn spin_gets_the_variables_hosts_files_and_stores_that_the_configuration_needs()
          session: { jwt_secret: '${file:/secret}' }",
     );
     let config = parse(&text, &sources(false)).expect("valid").config;
-    let SpinFiles { manifest, runtime_config } = render_spin(&text, &config);
+    let SpinFiles { manifest, runtime_config } = render_spin("gateway.yaml", &text, &config);
     let expected = format!(
         r#"# Written by `sallyport render spin` for gateway.yaml. Render it again when gateway.yaml changes.
 # The component for Spin 4.1 or newer: `spin build`, then `spin up --runtime-config-file runtime-config.toml`.
@@ -154,7 +154,9 @@ ca_roots_file = "/etc/ca.pem"
     );
 
     let text = include_str!("complete.yaml");
-    let SpinFiles { manifest, runtime_config } = render_spin(text, &load(text).config);
+    let SpinFiles { manifest, runtime_config } = render_spin("deploy/other.yaml", text, &load(text).config);
+    assert!(manifest.contains("{ source = \"deploy/other.yaml\", destination = \"/gateway.yaml\" },\n"), "{manifest}");
+    assert!(manifest.starts_with("# Written by `sallyport render spin` for deploy/other.yaml."), "{manifest}");
     assert!(!manifest.contains("sqlite") && !runtime_config.contains("sqlite"), "PostgreSQL replaces SQLite");
     assert!(manifest.contains("\"postgres://db.example.com:5432\""));
     // A credential of this configuration comes from a metadata service.
@@ -175,7 +177,7 @@ fn rendered() -> [(&'static str, String); 5] {
     let variables = variables(text).into_iter().map(|name| (name, "example".to_owned())).collect();
     let loaded = parse(text, &Sources { variables, files: &TestFiles, allow_loopback: false });
     let config = loaded.map_err(|faults| shown(&faults)).expect("gateway.yaml has no faults").config;
-    let SpinFiles { manifest, runtime_config } = render_spin(text, &config);
+    let SpinFiles { manifest, runtime_config } = render_spin("gateway.yaml", text, &config);
     [
         (concat!(env!("CARGO_MANIFEST_DIR"), "/spin.toml"), manifest),
         (concat!(env!("CARGO_MANIFEST_DIR"), "/runtime-config.toml"), runtime_config),

@@ -101,7 +101,7 @@ fn issuers_may_be_called_and_nothing_else_may() {
         "https://k8s.example.com:6443",
     ];
     assert_eq!(called, expected);
-    let SpinFiles { manifest, .. } = render_spin(&completed(&text), &load(&text).config);
+    let SpinFiles { manifest, .. } = render_spin("gateway.yaml", &completed(&text), &load(&text).config);
     for origin in expected {
         assert!(manifest.contains(&format!("\"{origin}\"")), "{origin} in {manifest}");
     }
