@@ -17,10 +17,10 @@ use crate::domain::session::{Denied, Session};
 use crate::domain::trace::Trace;
 use crate::endpoints;
 use crate::error::Failure;
-use crate::exchange::{Body, BodyError, Request, Response, read_body};
+use crate::exchange::{self, Body, BodyError, Request, Response, read_body};
 use crate::log::Level;
 use crate::pages::Brand;
-use crate::ports::Ports;
+use crate::ports::{Entropy, Ports};
 use crate::routes::Route;
 use crate::store::cache::Cache;
 use crate::upstream::catalog::{self, Catalog};
@@ -81,15 +81,16 @@ impl Gateway {
         let (received, method) = (self.ports.clock.now(), request.method.clone());
         let route = Route::find(&request.method, request.uri.path());
         let is_head = request.method == Method::HEAD;
-        let outcome = match self.admit(&context, &request, route) {
-            Ok(()) => endpoints::dispatch(self, &context, route, request).await,
-            Err(refusal) => Err(refusal),
+        let work = async {
+            self.admit(&context, &request, route)?;
+            endpoints::dispatch(self, &context, route, request).await
         };
+        let outcome = self.cache.current.during(&context.request_id, work).await;
         let mut response = outcome.unwrap_or_else(|failure| self.rescue(&context, failure));
         if is_head {
             *response.body_mut() = Body::empty();
         }
-        harden(response.headers_mut(), &context);
+        harden(response.headers_mut(), &context.request_id);
         self.trace_request(&context, (route, method), received, response.status().as_u16());
         response
     }
@@ -145,9 +146,9 @@ impl Gateway {
         }
     }
 
-    /// Writes one operational line.
+    /// Writes one operational line, about the request that is being worked on, if any is.
     pub fn log(&self, level: Level, message: &str) {
-        self.say(level, None, message);
+        self.say(level, self.cache.current.request_id().as_deref(), message);
     }
 
     /// Writes one operational line about a request.
@@ -155,7 +156,8 @@ impl Gateway {
         self.say(level, Some(&context.request_id), message);
     }
 
-    fn say(&self, level: Level, request_id: Option<&str>, message: &str) {
+    /// The same where the context is gone, if it is about a request.
+    pub(crate) fn say(&self, level: Level, request_id: Option<&str>, message: &str) {
         if level >= self.ports.log_level {
             let line = self.ports.log_format.line(self.ports.clock.now(), level, request_id, message);
             self.ports.log.line(&line);
@@ -178,29 +180,11 @@ impl Gateway {
         let peer = request.peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         Context {
             trace: self.trace(&request.headers),
-            request_id: self.request_id(&request.headers),
+            request_id: request_id(&request.headers, &*self.ports.entropy),
             client_ip: client_address::resolve(peer, forwarded, &self.config.listen.trusted_proxies),
             origin: self.config.listen.public_url.clone().unwrap_or_else(|| {
                 format!("{}://{}", request.scheme, request.header(header::HOST).unwrap_or("localhost"))
             }),
-        }
-    }
-
-    /// The client's own id where it has the agreed form (inference contract §2.2), else a fresh UUID.
-    fn request_id(&self, headers: &HeaderMap) -> String {
-        let own = headers.get("x-client-request-id").and_then(|value| value.to_str().ok());
-        match own {
-            Some(id)
-                if (1..=64).contains(&id.len())
-                    && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) =>
-            {
-                id.to_owned()
-            }
-            _ => {
-                let mut bytes = [0; 16];
-                self.ports.entropy.fill(&mut bytes);
-                uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
-            }
         }
     }
 
@@ -247,6 +231,30 @@ impl Gateway {
     }
 }
 
+/// The client's own id, where it has the agreed form (inference contract §2.2).
+pub fn client_request_id(headers: &HeaderMap) -> Option<&str> {
+    let id = headers.get("x-client-request-id")?.to_str().ok()?;
+    let is_agreed =
+        (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    is_agreed.then_some(id)
+}
+
+/// The client's own id, else a fresh UUID.
+fn request_id(headers: &HeaderMap, entropy: &dyn Entropy) -> String {
+    client_request_id(headers).map(str::to_owned).unwrap_or_else(|| {
+        let mut bytes = [0; 16];
+        entropy.fill(&mut bytes);
+        uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+    })
+}
+
+/// What an instance answers that has no gateway because its configuration is faulty.
+pub fn unconfigured(headers: &HeaderMap, entropy: &dyn Entropy) -> Response {
+    let mut response = exchange::plain(StatusCode::SERVICE_UNAVAILABLE, "configuration fault: see the log");
+    harden(response.headers_mut(), &request_id(headers, entropy));
+    response
+}
+
 /// `413`, whether it was declared or found out while reading.
 pub fn payload_too_large() -> Failure {
     Failure::plain(StatusCode::PAYLOAD_TOO_LARGE, "payload too large")
@@ -265,7 +273,7 @@ fn header_bytes(headers: &HeaderMap) -> u64 {
 }
 
 /// Headers on every response (auth contract §4.5). What an upstream sent wins, except for the id.
-fn harden(headers: &mut HeaderMap, context: &Context) {
+fn harden(headers: &mut HeaderMap, request_id: &str) {
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
@@ -274,7 +282,7 @@ fn harden(headers: &mut HeaderMap, context: &Context) {
     ] {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
-    if let Ok(id) = HeaderValue::try_from(context.request_id.as_str()) {
+    if let Ok(id) = HeaderValue::try_from(request_id) {
         headers.insert(HeaderName::from_static("x-request-id"), id);
     }
 }

@@ -1,5 +1,9 @@
 //! The form of operational lines: `[gateway] <ISO time> <level> <message>` (auth contract §11), or JSON.
 
+use std::cell::RefCell;
+use std::pin::pin;
+use std::rc::Rc;
+
 use crate::domain::ids::Timestamp;
 
 /// How much a line matters.
@@ -74,6 +78,31 @@ impl Format {
     }
 }
 
+/// The request that an instance works on at this moment, so that whatever is said meanwhile, however deep below, names
+/// it. What goes on after the response (a stream, a settlement) says itself what it belongs to.
+#[derive(Default)]
+pub(crate) struct Current(RefCell<Option<Rc<str>>>);
+
+impl Current {
+    /// Does `work`, which belongs to `request_id`. Other requests of the instance have their turns in between.
+    pub(crate) async fn during<T>(&self, request_id: &str, work: impl Future<Output = T>) -> T {
+        let id: Rc<str> = request_id.into();
+        let mut work = pin!(work);
+        std::future::poll_fn(|context| {
+            let before = self.0.replace(Some(Rc::clone(&id)));
+            let progress = work.as_mut().poll(context);
+            self.0.replace(before);
+            progress
+        })
+        .await
+    }
+
+    /// Its id, if there is one.
+    pub(crate) fn request_id(&self) -> Option<Rc<str>> {
+        self.0.borrow().clone()
+    }
+}
+
 fn one_line(message: &str) -> String {
     message.replace(['\n', '\r'], " ")
 }
@@ -100,5 +129,27 @@ mod tests {
             assert_eq!(format.line(at, Level::Warn, id, message), expected);
         }
         assert_eq!((Format::parse("json"), Format::parse("")), (Format::Json, Format::Text));
+    }
+
+    #[test]
+    fn requests_that_take_turns_are_not_taken_for_one_another() {
+        let (current, seen) = (Current::default(), RefCell::new(Vec::new()));
+        let note = || seen.borrow_mut().push(current.request_id().unwrap_or_default().to_string());
+        let request = |id: &'static str| {
+            current.during(id, async {
+                note();
+                futures_util::pending!();
+                note();
+            })
+        };
+        let waker = std::task::Waker::noop();
+        let mut context = std::task::Context::from_waker(waker);
+        let (mut first, mut second) = (Box::pin(request("a")), Box::pin(request("b")));
+        for _ in 0..2 {
+            let _ = first.as_mut().poll(&mut context);
+            let _ = second.as_mut().poll(&mut context);
+            note();
+        }
+        assert_eq!(*seen.borrow(), ["a", "b", "", "a", "b", ""]);
     }
 }

@@ -433,12 +433,12 @@ impl<'a> Relay<'a> {
             return Body::Relayed(body);
         }
         let gateway = Rc::clone(self.gateway);
-        let label = self.label(index);
+        let (label, request_id) = (self.label(index), self.context.request_id.clone());
         Body::Streamed(Box::new(move |sink| {
             async move {
                 match pump(&gateway, (body, decoder), sink, bill, restoring).await {
                     Err(Broken::Upstream(reason)) => {
-                        gateway.log(Level::Warn, &format!("{label} broke off: {reason}"));
+                        gateway.say(Level::Warn, Some(&request_id), &format!("{label} broke off: {reason}"));
                         Err(CutOff)
                     }
                     Ok(()) | Err(Broken::Client) => Ok(()),
@@ -459,13 +459,13 @@ impl<'a> Relay<'a> {
         restoring: Option<Restoring>,
     ) -> Body {
         let gateway = Rc::clone(self.gateway);
-        let label = self.label(index);
+        let (label, request_id) = (self.label(index), self.context.request_id.clone());
         let decoder = content_decoder(&head.headers);
         Body::Streamed(Box::new(move |sink| {
             async move {
                 let body = (body, decoder);
                 if let Some(reason) = translate(&gateway, body, translator, sink, bill, restoring).await {
-                    gateway.log(Level::Warn, &format!("{label} broke off: {reason}"));
+                    gateway.say(Level::Warn, Some(&request_id), &format!("{label} broke off: {reason}"));
                 }
                 Ok(())
             }

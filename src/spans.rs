@@ -122,7 +122,9 @@ async fn send(gateway: &Gateway) {
             let now = gateway.ports.clock.now();
             if queue.warned_at.get().is_none_or(|at| now.since(at) >= WARN_EVERY) {
                 queue.warned_at.set(Some(now));
-                gateway.log(Level::Warn, &format!("{} spans are lost: {}: {reason}", spans.len(), otlp.url));
+                // The rest of the address may be secret.
+                let message = format!("{} spans for {} are lost: {reason}", spans.len(), host(&otlp.url));
+                gateway.log(Level::Warn, &message);
             }
         }
     }

@@ -118,8 +118,17 @@ pub(crate) fn flush() {
 
 /// Writes one operational line, if `level` is to be shown.
 pub(crate) fn line(level: Level, message: &str) {
+    say(level, None, message);
+}
+
+/// The same about a request.
+pub(crate) fn line_of(request_id: &str, level: Level, message: &str) {
+    say(level, Some(request_id), message);
+}
+
+fn say(level: Level, request_id: Option<&str>, message: &str) {
     if level >= console().level {
-        plain(&format().line(now(), level, None, message));
+        plain(&format().line(now(), level, request_id, message));
     }
 }
 

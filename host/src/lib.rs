@@ -18,6 +18,7 @@ mod fault;
 mod generation;
 mod guard;
 mod hosts;
+mod identified;
 mod instance;
 mod lane;
 mod listen;

@@ -22,6 +22,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use rustls::ServerConfig;
+use sallyport::gateway::client_request_id;
+use sallyport::log::Level;
 use sallyport::routes::Route;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -30,6 +32,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::console;
 use crate::generation::Generations;
+use crate::identified::{Identified, Open, Requests};
 use crate::lane::Lanes;
 use crate::metrics::{self, Measured};
 use crate::operator::Phase;
@@ -51,6 +54,14 @@ const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// Only where the gateway itself ends TLS (auth contract §4.5).
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000; includeSubDomains");
+/// On every answer (auth contract §4.5).
+const COMMON: [(HeaderName, &str); 4] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+];
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("spin-client-addr");
 const HOST_HEADER_PREFIX: &str = "spin-";
 /// Carries the control token in requests that the host makes itself.
@@ -162,49 +173,41 @@ impl Server {
     ) where
         S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
+        let requests = Arc::new(Requests::default());
         let service = service_fn(|request| {
-            let server = Arc::clone(self);
-            async move { Ok::<_, Infallible>(server.answer(request, peer).await) }
+            let (server, open) = (Arc::clone(self), requests.begin());
+            async move { Ok::<_, Infallible>(server.answer(request, peer, open).await) }
         });
-        let connection = self.http.serve_connection(socket, service);
+        let server = Arc::clone(self);
+        let lines = move |status_line: &[u8]| server.unreadable(status_line);
+        let connection = self.http.serve_connection(Identified::new(socket, Arc::clone(&requests), lines), service);
         // How a connection ends is its client's business; what matters of it is in the audit trail.
         let _ = watcher.watch(connection).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<ResponseBody<Probe>> {
+    /// Answers a request that is `open` until its answer is on its way to the end.
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr, open: Open) -> Response<ResponseBody<Probe>> {
+        let own_id = client_request_id(request.headers()).map(str::to_owned);
+        let id = || own_id.unwrap_or_else(fresh_id);
         let head = request.method() == Method::HEAD;
         let route = Route::find(request.method(), request.uri().path()).map_or("unknown", Route::path);
         let mut measured = metrics::wanted().map(|metrics| metrics.begin(route));
         if route == "/readyz" && Phase::current() == Phase::Draining {
-            let id = Uuid::new_v4().to_string();
             let text = if head { "" } else { "draining" };
-            let response = Self::common(StatusCode::SERVICE_UNAVAILABLE, &id, "text/plain;charset=utf-8", text);
-            return response.map(|body| {
-                ResponseBody::new(body, Served::watch(Arc::default()), head, Probe(None, measured.take()))
-            });
+            let response = Self::common(StatusCode::SERVICE_UNAVAILABLE, &id(), "text/plain;charset=utf-8", text);
+            return self.by_itself(response, head, measured, open);
         }
         let scheme = if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
         let incoming = match incoming(request, peer, scheme) {
             Ok(incoming) => incoming,
-            Err(refusal) => {
-                let served = Served::watch(Arc::default());
-                let mut response = Self::refusal(refusal);
-                if self.tls.is_some() {
-                    response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
-                }
-                if let Some(measured) = &mut measured {
-                    measured.answered(response.status());
-                }
-                return response.map(|body| ResponseBody::new(body, served, head, Probe(None, measured)));
-            }
+            Err(refusal) => return self.by_itself(Self::refusal(refusal, &id()), head, measured, open),
         };
         // A request stays with the configuration under which it arrived.
         let pool = Arc::clone(self.generations.current().pool());
         let exchange = pool.admit(incoming.length.unwrap_or_default()).await;
         let served = Served::watch(Arc::clone(&exchange.presence));
         let answer = pool.answer(Arc::clone(&exchange), incoming.request(&exchange)).await;
-        let response = answer.unwrap_or_else(|no_answer| Self::no_answer(&no_answer));
-        let mut response = response;
+        let mut response = answer.unwrap_or_else(|no_answer| Self::no_answer(&no_answer, &id()));
         if self.tls.is_some() {
             response.headers_mut().entry(header::STRICT_TRANSPORT_SECURITY).or_insert(HSTS);
         }
@@ -212,41 +215,73 @@ impl Server {
         if let Some(measured) = &mut measured {
             measured.answered(response.status());
         }
-        response.map(|body| ResponseBody::new(body, served, bodiless, Probe(Some(exchange), measured)))
+        response.map(|body| ResponseBody::new(body, served, bodiless, Probe(Some(exchange), measured, open)))
     }
 
-    fn no_answer(no_answer: &NoAnswer) -> Response<WasiBody> {
+    /// An answer that needs no component.
+    fn by_itself(
+        &self,
+        mut response: Response<WasiBody>,
+        bodiless: bool,
+        mut measured: Option<Measured>,
+        open: Open,
+    ) -> Response<ResponseBody<Probe>> {
+        if self.tls.is_some() {
+            response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
+        }
+        if let Some(measured) = &mut measured {
+            measured.answered(response.status());
+        }
+        let served = Served::watch(Arc::default());
+        response.map(|body| ResponseBody::new(body, served, bodiless, Probe(None, measured, open)))
+    }
+
+    /// Header lines for what the HTTP layer answers to what it cannot read as a request.
+    fn unreadable(&self, status_line: &[u8]) -> Vec<u8> {
+        let id = fresh_id();
+        let status = String::from_utf8_lossy(status_line).trim_start_matches("HTTP/1.1 ").to_owned();
+        console::line_of(&id, Level::Debug, &format!("what came is no request that can be read: answered {status}"));
+        if let Some(metrics) = metrics::wanted() {
+            metrics.unreadable(status.split(' ').next().unwrap_or_default());
+        }
+        let mut lines: Vec<u8> = COMMON.iter().fold(Vec::new(), |lines, (name, value)| line(lines, name, value));
+        if let (Some(_), Ok(value)) = (&self.tls, HSTS.to_str()) {
+            lines = line(lines, &header::STRICT_TRANSPORT_SECURITY, value);
+        }
+        line(lines, &REQUEST_ID, &id)
+    }
+
+    fn no_answer(no_answer: &NoAnswer, id: &str) -> Response<WasiBody> {
         match no_answer {
             NoAnswer::Refused(code) => {
-                console::line(sallyport::log::Level::Debug, &format!("request refused: {code:?}"));
-                Self::refusal(Refusal::Malformed)
+                console::line_of(id, Level::Debug, &format!("request refused: {code:?}"));
+                Self::refusal(Refusal::Malformed, id)
             }
-            NoAnswer::BrokeDown => Self::internal_error(StatusCode::INTERNAL_SERVER_ERROR),
-            NoAnswer::Unavailable => Self::internal_error(StatusCode::SERVICE_UNAVAILABLE),
+            NoAnswer::BrokeDown => Self::internal_error(StatusCode::INTERNAL_SERVER_ERROR, id),
+            NoAnswer::Unavailable => Self::internal_error(StatusCode::SERVICE_UNAVAILABLE, id),
         }
     }
 
     /// What a client is told when the component cannot say anything (auth contract §4.6).
-    fn internal_error(status: StatusCode) -> Response<WasiBody> {
-        let id = Uuid::new_v4().to_string();
-        console::warn(&format!("request {id} was answered {status}"));
+    fn internal_error(status: StatusCode, id: &str) -> Response<WasiBody> {
+        console::line_of(id, Level::Warn, &format!("request {id} was answered {status}"));
         let body = format!(
             r#"{{"type":"error","request_id":"{id}","error":{{"type":"api_error","message":"internal server error"}}}}"#
         );
-        Self::common(status, &id, "application/json;charset=utf-8", body)
+        Self::common(status, id, "application/json;charset=utf-8", body)
     }
 
-    fn refusal(refusal: Refusal) -> Response<WasiBody> {
+    fn refusal(refusal: Refusal, id: &str) -> Response<WasiBody> {
         match refusal {
             Refusal::Malformed => {
-                let mut response = Response::new(full(""));
-                *response.status_mut() = StatusCode::BAD_REQUEST;
+                let mut response = Self::common(StatusCode::BAD_REQUEST, id, "text/plain;charset=utf-8", "");
+                // Bare, as what the HTTP layer refuses by itself.
+                response.headers_mut().remove(header::CONTENT_TYPE);
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 response
             }
             Refusal::LengthRequired => {
-                let id = Uuid::new_v4().to_string();
-                Self::common(StatusCode::LENGTH_REQUIRED, &id, "text/plain;charset=utf-8", "length required")
+                Self::common(StatusCode::LENGTH_REQUIRED, id, "text/plain;charset=utf-8", "length required")
             }
         }
     }
@@ -256,20 +291,27 @@ impl Server {
         let mut response = Response::new(full(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        for (name, value) in [
-            (header::CONTENT_TYPE, content_type),
-            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (header::X_FRAME_OPTIONS, "DENY"),
-            (header::REFERRER_POLICY, "no-referrer"),
-            (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        ] {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        for (name, value) in COMMON {
             headers.insert(name, HeaderValue::from_static(value));
         }
         if let Ok(id) = HeaderValue::try_from(id) {
-            headers.insert(HeaderName::from_static("x-request-id"), id);
+            headers.insert(REQUEST_ID, id);
         }
         response
     }
+}
+
+fn fresh_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+/// `lines` and another one.
+fn line(mut lines: Vec<u8>, name: &HeaderName, value: &str) -> Vec<u8> {
+    for part in [name.as_str(), ": ", value, "\r\n"] {
+        lines.extend_from_slice(part.as_bytes());
+    }
+    lines
 }
 
 fn full(body: impl Into<Bytes>) -> WasiBody {
@@ -281,6 +323,7 @@ fn full(body: impl Into<Bytes>) -> WasiBody {
 pub(crate) struct Probe(
     Option<Arc<Exchange>>,
     #[expect(dead_code, reason = "it counts when it goes")] Option<Measured>,
+    #[expect(dead_code, reason = "the request is open for as long")] Open,
 );
 
 impl crate::presence::BrokeDown for Probe {
@@ -451,6 +494,22 @@ mod tests {
             assert!(!headers.contains_key(name), "{name}");
         }
         assert!(headers.contains_key("x-kept"));
+    }
+
+    #[test]
+    fn what_the_host_answers_itself_has_the_id_of_the_request_and_the_headers_of_every_answer() {
+        for (no_answer, status) in [
+            (NoAnswer::Refused(wasmtime_wasi_http::p3::bindings::http::types::ErrorCode::HttpProtocolError), 400),
+            (NoAnswer::BrokeDown, 500),
+            (NoAnswer::Unavailable, 503),
+        ] {
+            let response = Server::no_answer(&no_answer, "the-clients.own_id");
+            assert_eq!(response.status().as_u16(), status);
+            assert_eq!(response.headers()["x-request-id"], "the-clients.own_id");
+            for (name, value) in COMMON {
+                assert_eq!(response.headers()[name], value, "{no_answer:?}");
+            }
+        }
     }
 
     #[test]

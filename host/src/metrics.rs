@@ -334,6 +334,11 @@ impl Metrics {
         Measured { metrics: self, route, since: Instant::now(), is_stream: false }
     }
 
+    /// What came could not be read as a request, and was answered `status`.
+    pub(crate) fn unreadable(&self, status: &str) {
+        add(&self.requests, &["unknown", status], 1);
+    }
+
     /// An instance was made.
     pub(crate) fn instance_started(&self) {
         self.instances.inc();

@@ -136,7 +136,8 @@ async fn for_browser(
         Err(failure) if failure.status().is_server_error() => {
             let cause = failure.cause().unwrap_or("no cause");
             audit(cause);
-            gateway.log(Level::Error, &format!("{} ({}): {cause}", failure.status().as_u16(), context.request_id));
+            let message = format!("{} ({}): {cause}", failure.status().as_u16(), context.request_id);
+            gateway.log_of(context, Level::Error, &message);
             let problem =
                 Problem { trouble: Trouble::Ours, reference: Reference::of(&context.request_id), detail: None };
             Ok(page(gateway, failure.status(), &problem, FormAction::Ours))

@@ -20,8 +20,7 @@ use spin_sdk::wasip3;
 use spin_sdk::wasip3::http::types::{ErrorCode, Request, Response};
 
 use crate::config::{self, Config};
-use crate::exchange;
-use crate::gateway::Gateway;
+use crate::gateway::{self, Gateway};
 use crate::ports::{Clock, Db, KeyValue, Log, Ports, Variables};
 use crate::store::key_value::SqlKeyValue;
 use crate::upstream::credentials;
@@ -38,7 +37,7 @@ impl wasip3::exports::http::handler::Guest for Component {
         let (request, client) = http::incoming(request)?;
         let response = match gateway().await {
             Some(gateway) => gateway.handle(request).await,
-            None => exchange::plain(::http::StatusCode::SERVICE_UNAVAILABLE, "configuration fault: see the log"),
+            None => gateway::unconfigured(&request.headers, &host::SystemEntropy),
         };
         http::outgoing(response, client)
     }

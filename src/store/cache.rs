@@ -1,4 +1,5 @@
-//! What an instance remembers of things that can go stale. Nothing here belongs to a request.
+//! What an instance remembers of things that can go stale. Nothing here belongs to a request, but
+//! `current`, which says whose turn it is.
 //!
 //! Whether something is still fresh is decided by those who use it: `keyring.rs`, `sessions.rs` and `idp.rs`.
 
@@ -12,6 +13,7 @@ use crate::config::Secret;
 use crate::domain::destination::Destination;
 use crate::domain::ids::Timestamp;
 use crate::keyring::KnownKeys;
+use crate::log::Current;
 use crate::masking::{KnownMasker, MaskingTotals};
 use crate::resilience::Health;
 use crate::sessions::Known;
@@ -62,6 +64,8 @@ pub struct Cache {
     pub(crate) alerts: RefCell<HashSet<String>>,
     /// Models without a price that the operator was warned of.
     pub(crate) unknown_prices: RefCell<HashSet<String>>,
+    /// The request that is being worked on.
+    pub(crate) current: Current,
     /// When the operator was last warned of a rate limit.
     pub(crate) warned_of_rate_limit: Cell<Option<Timestamp>>,
 }

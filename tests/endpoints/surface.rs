@@ -1,10 +1,14 @@
 //! What holds for every path: routing, transport rules, ids and headers.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::Method;
+use sallyport::log::Format;
+use sallyport::ports::{HttpError, StreamError};
+use serde_json::{Value, json};
 
-use crate::support::{CONFIG, TestGateway, get, post, request};
+use crate::support::{Answer, CONFIG, TestGateway, get, post, request};
 
 #[test]
 fn an_unknown_path_is_401_without_a_session_and_404_with_one() {
@@ -151,4 +155,142 @@ fn head_is_answered_like_get_without_a_body() {
         assert_eq!(gateway.send(request(Method::HEAD, path).bearer(&token)).status, 404, "{path}");
         assert_eq!(gateway.send(request(Method::HEAD, path)).status, 401, "{path}");
     }
+}
+
+/// Every trouble that the log tells of while a request is answered, or because of one, and what to look for.
+const TROUBLES: [(&str, &str); 10] = [
+    ("the database is away at a sign-in", "database unavailable"),
+    ("the provider is away", "sign-in is not possible"),
+    ("the provider's document cannot be shared", "cannot be shared"),
+    ("an ended session cannot be told from others", "sessions that were ended"),
+    ("an upstream does not answer", "upstream a"),
+    ("an upstream breaks off", "broke off"),
+    ("spending cannot be looked up", "spending cannot be looked up"),
+    ("a bill cannot be recorded", "are not recorded yet"),
+    ("masking keys cannot be read", "masking in shadow mode"),
+    ("a collector does not answer", "telemetry https://otel.example.test"),
+];
+
+fn in_trouble(gateway: &mut TestGateway, trouble: &str) -> Answer {
+    let message =
+        json!({"model": "claude-opus-4-8", "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]});
+    let token = gateway.token(&[]);
+    let ask = || post("/v1/messages").bearer(&token).json(&message);
+    let away = || HttpError::Connect("refused".to_owned());
+    let usage = r#"{"usage":{"input_tokens":1,"output_tokens":1}}"#;
+    match trouble {
+        "the database is away at a sign-in" => {
+            gateway.db.is_down.set(true);
+            gateway.send(post("/oauth/device_authorization"))
+        }
+        "the provider is away" | "the provider's document cannot be shared" => {
+            let code = gateway.send(post("/oauth/device_authorization")).json()["user_code"].clone();
+            gateway.log.lines();
+            if trouble == "the provider is away" {
+                gateway.http.fail(away());
+            } else {
+                let at = |path: &str| format!("https://login.example.test/{path}");
+                let document = json!({
+                    "issuer": "https://login.example.test", "authorization_endpoint": at("a"),
+                    "token_endpoint": at("t"), "jwks_uri": at("k"),
+                });
+                gateway.http.answer(200, &[], document.to_string());
+                gateway.key_value.is_down.set(true);
+            }
+            let form = ("content-type", "application/x-www-form-urlencoded");
+            let body = format!("user_code={}", code.as_str().expect("a code"));
+            let asked = post("/device").header("origin", "https://gateway.example.test").header(form.0, form.1);
+            gateway.send(asked.body(body))
+        }
+        "an ended session cannot be told from others" => {
+            let token = gateway.token_with(|claims| claims["sid"] = "s-1".into());
+            gateway.db.is_down.set(true);
+            gateway.send(get("/v1/models").bearer(&token))
+        }
+        "an upstream does not answer" => {
+            gateway.http.fail(away());
+            gateway.send(ask())
+        }
+        "an upstream breaks off" => {
+            let event = "event: ping\ndata: {}\n\n";
+            let pieces = vec![Ok(event.into()), Err(StreamError("reset".to_owned()))];
+            gateway.http.answer_in_pieces(200, &[("content-type", "text/event-stream")], pieces);
+            gateway.send(ask())
+        }
+        "spending cannot be looked up" => {
+            gateway.db.is_down.set(true);
+            gateway.http.answer(200, &[], usage);
+            gateway.send(ask())
+        }
+        "a bill cannot be recorded" => {
+            gateway.http.answer(200, &[], usage);
+            let response = gateway.begin(ask());
+            gateway.db.is_down.set(true);
+            gateway.end(response)
+        }
+        "masking keys cannot be read" => {
+            gateway.key_value.is_down.set(true);
+            gateway.http.answer(200, &[], usage);
+            gateway.send(ask())
+        }
+        "a collector does not answer" => {
+            gateway.http.answer(401, &[], "");
+            gateway.send(post("/v1/metrics").bearer(&token).body("x"))
+        }
+        other => panic!("{other} is not played"),
+    }
+}
+
+#[test]
+fn every_operational_line_about_a_request_names_it_however_deep_it_is_written() {
+    let more = "admin: {}\nmasking: {mode: shadow}\ntelemetry: {forward_to: [{url: 'https://otel.example.test'}]}";
+    for (trouble, told) in TROUBLES {
+        for format in [Format::Text, Format::Json] {
+            let mut gateway = TestGateway::with_config(&format!("{CONFIG}\n{more}"));
+            Rc::get_mut(&mut gateway.gateway).expect("nobody else has it yet").ports.log_format = format;
+            let answer = in_trouble(&mut gateway, trouble);
+            let id = answer.header("x-request-id").expect("an id");
+            let mut lines = gateway.log.lines();
+            // Upkeep and alerts are left behind for everybody.
+            lines.retain(|line| !line.contains("rows that are over") && !line.contains("alerts about spend"));
+            assert!(lines.iter().any(|line| line.contains(told)), "{trouble}: {lines:#?}");
+            for line in &lines {
+                match format {
+                    Format::Text => assert!(line.contains(id), "{trouble}: {line}"),
+                    Format::Json => {
+                        let line: Value = serde_json::from_str(line).expect("JSON");
+                        assert_eq!(line["request_id"], id, "{trouble}: {line}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_instance_without_a_configuration_answers_with_an_id_and_the_headers_of_every_answer() {
+    let entropy = &TestGateway::new().gateway;
+    let mut headers = http::HeaderMap::new();
+    for own in [None, Some("the-clients.own_id")] {
+        headers.extend(own.map(|id| (http::HeaderName::from_static("x-client-request-id"), id.parse().expect("text"))));
+        let response = sallyport::gateway::unconfigured(&headers, &*entropy.ports.entropy);
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["x-content-type-options"], "nosniff");
+        let id = response.headers()["x-request-id"].to_str().expect("text");
+        assert!(own.map_or(id.len() == 36, |own| id == own), "{id}");
+    }
+}
+
+#[test]
+fn spans_that_a_collector_does_not_take_are_lost_without_telling_its_credentials() {
+    let otlp =
+        "observability: {otlp: {url: 'https://user:placeholder@otel.example.test/x?key=placeholder', delay_ms: 10}}";
+    let mut gateway = TestGateway::with_config(&format!("{CONFIG}\n{otlp}"));
+    let asked = get("/v1/models").bearer(&gateway.token(&[]));
+    assert_eq!(gateway.send(asked).status, 200);
+    gateway.http.answer(403, &[], "");
+    gateway.pass(Duration::from_secs(1));
+    let log = gateway.log.lines().join("\n");
+    assert!(log.contains("1 spans for otel.example.test are lost: answered 403"), "{log}");
+    assert!(!log.contains("placeholder"), "{log}");
 }

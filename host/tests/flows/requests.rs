@@ -1,5 +1,7 @@
 //! Bad requests: refused with a clear answer, before they cost anything.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use crate::support::{MODEL, Site, Upstream, discovery, eventually, question};
@@ -127,6 +129,43 @@ fn a_chunked_body_is_refused() {
 
     let answer = client.until("length required");
     assert!(answer.starts_with("HTTP/1.1 411 "), "{answer}");
+}
+
+#[test]
+fn what_is_no_request_is_answered_with_an_id_of_its_own() {
+    let (provider, upstream) = (discovery(), Upstream::claude());
+    let mut site = Site::for_inference(&provider, &upstream);
+    site.environment.push(("CLAUDE_GATEWAY_LOG_LEVEL", "debug".to_owned()));
+    let gateway = site.start();
+    let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx-long: {}\r\n\r\n", "x".repeat(512 * 1024));
+    let cases: [(&str, &str); 8] = [
+        ("GET\r\n\r\n", "400"),
+        ("GET / HTTP/9.9\r\nhost: a\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nhost: a\r\nbad header\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nhost: a\r\ncontent-length: twelve\r\n\r\n", "400"),
+        ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
+        (&long, "431"),
+        // After a request that was answered, on its connection.
+        ("GET /healthz HTTP/1.1\r\nhost: a\r\n\r\nGET\r\n\r\n", "400"),
+    ];
+    let mut ids = BTreeSet::new();
+    for (bytes, status) in cases {
+        let mut client = gateway.connect();
+        client.send(bytes);
+        let said = client.until_closed().to_lowercase();
+        let shown = bytes.get(..80).unwrap_or(bytes);
+        let last = said.split("http/1.1 ").last().expect("text");
+        assert!(last.starts_with(status) && last.contains("x-content-type-options: nosniff\r\n"), "{shown:?}: {said}");
+        let id = last.split("x-request-id: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap_or_default();
+        assert_eq!(id.len(), 36, "{shown:?}: {said}");
+        assert!(ids.insert(id.to_owned()), "{shown:?}: {id} was given before");
+    }
+    eventually("a line with an id", || {
+        let text = gateway.log.text();
+        let told = text.lines().find(|line| line.contains("no request that can be read"))?;
+        ids.iter().any(|id| told.contains(id.as_str())).then_some(())
+    });
 }
 
 #[test]

@@ -85,6 +85,7 @@ pub(crate) async fn post(
         }
         let export = Export {
             gateway: Rc::clone(gateway),
+            request_id: context.request_id.clone(),
             index,
             signal,
             content_type: content_type.clone(),
@@ -101,6 +102,7 @@ pub(crate) async fn post(
 /// One export to one collector.
 struct Export {
     gateway: Rc<Gateway>,
+    request_id: String,
     index: usize,
     signal: Signal,
     content_type: Option<HeaderValue>,
@@ -202,7 +204,8 @@ impl Export {
 
     fn warn(&self, what: &str) {
         let address = shown(&self.collector().url);
-        self.gateway.log(Level::Warn, &format!("telemetry {address}{}: {what}", self.signal.path()));
+        let message = format!("telemetry {address}{}: {what}", self.signal.path());
+        self.gateway.say(Level::Warn, Some(&self.request_id), &message);
     }
 
     /// One attempt. What may be tried again is what OTLP/HTTP says (opentelemetry.io, OTLP 1.5, "Retryable Response

@@ -59,7 +59,7 @@ pub(super) fn export(gateway: &Rc<Gateway>, query: &Query) -> Result<Response, R
         Some("csv") => Form::Csv,
         Some(_) => return Err(Refusal::invalid("format: must be ndjson or csv")),
     };
-    let owner = Rc::clone(gateway);
+    let (owner, request_id) = (Rc::clone(gateway), gateway.cache.current.request_id());
     let produce = move |mut sink: Box<dyn crate::ports::BodySink>| {
         async move {
             if form == Form::Csv && sink.send(Bytes::from(format!("{}\r\n", COLUMNS.join(",")))).await.is_err() {
@@ -69,7 +69,8 @@ pub(super) fn export(gateway: &Rc<Gateway>, query: &Query) -> Result<Response, R
             loop {
                 wanted.page = AuditPage::After(last);
                 let rows = owner.store().audit_events(&wanted).await.map_err(|error| {
-                    owner.log(Level::Error, &format!("an export of the audit trail broke off: {error}"));
+                    let message = format!("an export of the audit trail broke off: {error}");
+                    owner.say(Level::Error, request_id.as_deref(), &message);
                     CutOff
                 })?;
                 let Some(newest) = rows.last() else { return Ok(()) };
