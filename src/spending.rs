@@ -66,6 +66,7 @@ impl Clearance {
 /// A reservation, which may have failed. It is settled by its bill, or given back when it is dropped.
 struct Hold {
     gateway: Rc<Gateway>,
+    request_id: String,
     /// Empty once it is settled.
     id: String,
     /// Whether the store has said that it exists; otherwise it may or may not.
@@ -85,11 +86,18 @@ impl Drop for Hold {
             return;
         }
         let (gateway, id) = (Rc::clone(&self.gateway), std::mem::take(&mut self.id));
+        let request_id = std::mem::take(&mut self.request_id);
         let owner = Rc::clone(&gateway);
         let give_back = async move {
             // What cannot be given back expires.
-            if let Err(error) = owner.store().release(&id, owner.ports.clock.now()).await {
-                owner.log(Level::Debug, &format!("reservation {id} could not be given back: {error}"));
+            match owner.store().release(&id, owner.ports.clock.now()).await {
+                Ok(was_held) => {
+                    owner.count(&Figure::Reservation { outcome: "released", count: u64::from(was_held) });
+                }
+                Err(error) => {
+                    let message = format!("reservation {id} could not be given back: {error}");
+                    owner.say(Level::Debug, Some(&request_id), &message);
+                }
             }
             upkeep::after_response(&owner);
         };
@@ -143,7 +151,7 @@ impl Gateway {
         let Some(admin) = &self.config.admin else { return Ok(None) };
         let subject = session.subject().filter(|subject| !subject.is_empty());
         let outcome = match (subject, amount) {
-            (Some(_), Some(amount)) => self.reserve(session, admin, amount).await,
+            (Some(_), Some(amount)) => self.reserve(context, session, admin, amount).await,
             _ => self.judge(session, admin).await.map(|judged| match judged {
                 Judged::Allowed(headers) => Cleared::Leave(Clearance { headers, hold: RefCell::new(None) }),
                 Judged::Blocked(gauge, groups) => Cleared::Blocked(gauge, groups),
@@ -169,11 +177,13 @@ impl Gateway {
                 Err(refused(&notice::blocked(&gauge, addition, now)))
             }
             Ok(Cleared::Reserved) => {
+                self.count(&Figure::Reservation { outcome: "refused", count: 1 });
                 self.audit(context, &blocked("reserved"));
                 Err(refused(&notice::reserved(addition)))
             }
             Err(Failed { reason, hold }) => {
-                self.log(Level::Warn, &format!("spending cannot be looked up ({}): {reason}", context.request_id));
+                let message = format!("spending cannot be looked up ({}): {reason}", context.request_id);
+                self.log_of(context, Level::Warn, &message);
                 if !self.config.enforcement.fail_closed_on_error {
                     return Ok(Some(Clearance { headers: Vec::new(), hold: RefCell::new(hold) }));
                 }
@@ -184,9 +194,16 @@ impl Gateway {
     }
 
     /// Reserves `amount`, within the time that a caller can wait.
-    async fn reserve(self: &Rc<Self>, session: &Session, admin: &Admin, amount: Money) -> Result<Cleared, Failed> {
+    async fn reserve(
+        self: &Rc<Self>,
+        context: &Context,
+        session: &Session,
+        admin: &Admin,
+        amount: Money,
+    ) -> Result<Cleared, Failed> {
         let id = hex(&self.random::<16>());
-        let mut hold = Hold { gateway: Rc::clone(self), id: id.clone(), is_known: false };
+        let request_id = context.request_id.clone();
+        let mut hold = Hold { gateway: Rc::clone(self), request_id, id: id.clone(), is_known: false };
         let attempt = async {
             let mut has_cleaned_up = false;
             loop {
@@ -207,15 +224,18 @@ impl Gateway {
                     return Ok(Err(Cleared::Blocked(gauge, groups)));
                 }
                 // What is in the way is reserved: perhaps by requests that died.
-                if has_cleaned_up || self.store().expire_holds(at).await? == 0 {
+                let expired = if has_cleaned_up { 0 } else { self.store().expire_holds(at).await? };
+                if expired == 0 {
                     return Ok(Err(Cleared::Reserved));
                 }
+                self.count(&Figure::Reservation { outcome: "expired", count: expired as u64 });
                 has_cleaned_up = true;
             }
         };
         match self.patiently(attempt).await {
             Ok(Ok(granted)) => {
                 hold.is_known = true;
+                self.count(&Figure::Reservation { outcome: "held", count: 1 });
                 let headers = described(&granted.gauges).map(notice::allowed).unwrap_or_default();
                 Ok(Cleared::Leave(Clearance { headers, hold: RefCell::new(Some(hold)) }))
             }
@@ -264,7 +284,7 @@ impl Gateway {
         self.prices.most(served, &message.asked())
     }
 
-    async fn note_identity(self: &Rc<Self>, session: &Session, subject: &str) {
+    async fn note_identity(self: &Rc<Self>, context: &Context, session: &Session, subject: &str) {
         let identity = Identity { subject, email: session.email(), name: session.name(), groups: session.groups() };
         let digest: [u8; 32] = Sha256::digest(format!("{identity:?}")).into();
         let now = self.ports.clock.now();
@@ -289,12 +309,12 @@ impl Gateway {
                 }
                 remembered.insert(subject.to_owned(), (digest, now));
             }
-            Err(error) => self.log(Level::Warn, &format!("an identity could not be kept: {error}")),
+            Err(error) => self.log_of(context, Level::Warn, &format!("an identity could not be kept: {error}")),
         }
     }
 
     /// Tells the operator once of a model that has no price of its own.
-    fn warn_of_unknown_price(&self, served: Served<'_>) {
+    fn warn_of_unknown_price(&self, context: &Context, served: Served<'_>) {
         if !self.prices.is_unknown(served) {
             return;
         }
@@ -305,7 +325,7 @@ impl Gateway {
                 "no price is known for {model} of upstream {upstream}; it is billed as an unknown model \
                  (set pricing.overrides to change that)"
             );
-            self.log(Level::Warn, &message);
+            self.log_of(context, Level::Warn, &message);
         }
     }
 }
@@ -319,6 +339,9 @@ fn refused(refusal: &Refusal) -> Response {
 
 /// The bill of one answer. It reads the answer as it passes, and is settled exactly once: when it is dropped, which
 /// happens however the answer ends. Settling goes on in the background.
+///
+/// Without `admin` there are no books, and a bill is only opened where a host counts what answers use: it makes no
+/// request and holds up nothing.
 pub(crate) struct Bill(Option<Open>);
 
 struct Open {
@@ -333,9 +356,13 @@ struct Open {
 impl Bill {
     /// Opens the bill of the answer that `candidate` gives; `None` where nothing is metered.
     pub(crate) fn open(relay: &Relay<'_>, candidate: &Candidate, meter: Meter) -> Option<Self> {
-        let clearance = relay.inference.clearance.as_ref()?;
+        let clearance = relay.inference.clearance.as_ref();
+        let is_counted = relay.gateway.ports.figures.is_some() && relay.inference.operation == Operation::Messages;
+        if clearance.is_none() && !is_counted {
+            return None;
+        }
         Some(Self(Some(Open {
-            hold: clearance.hold.take(),
+            hold: clearance.and_then(|clearance| clearance.hold.take()),
             gateway: Rc::clone(relay.gateway),
             context: relay.context.clone(),
             inference: Rc::clone(relay.inference),
@@ -363,7 +390,7 @@ pub(crate) async fn linger<T>(
     source: &mut T,
     mut next: impl AsyncFnMut(&mut T) -> Option<Bytes>,
 ) {
-    let Some(bill) = bill else { return };
+    let Some(bill) = bill.filter(|bill| bill.0.as_ref().is_some_and(Open::is_in_the_books)) else { return };
     let timeout = gateway.ports.clock.sleep(LINGER).fuse();
     pin_mut!(timeout);
     while bill.0.as_ref().is_some_and(|open| !open.meter.knows_input()) {
@@ -389,12 +416,21 @@ impl Drop for Bill {
 }
 
 impl Open {
+    /// Whether somebody pays.
+    fn is_in_the_books(&self) -> bool {
+        self.inference.clearance.is_some()
+    }
+
     fn settle(self) -> LocalBoxFuture<'static, ()> {
         async move {
+            let is_in_the_books = self.is_in_the_books();
             let Self { gateway, context, inference, candidate, meter, hold } = self;
             let usage = match meter.finish() {
                 Metered::Nothing => return,
                 Metered::Told(usage) | Metered::Estimated(usage) => usage,
+                Metered::InputUnknown { output_tokens } if !is_in_the_books => {
+                    Usage { output_tokens, ..Usage::default() }
+                }
                 Metered::InputUnknown { output_tokens } => {
                     let relay = Relay { gateway: &gateway, context: &context, inference: &inference };
                     Usage { input_tokens: count_input(&relay, &candidate).await, output_tokens, ..Usage::default() }
@@ -415,14 +451,27 @@ async fn record(
     usage: &Usage,
     hold: Option<Hold>,
 ) {
-    let Some(admin) = &gateway.config.admin else { return };
     let served = Served {
         upstream: &gateway.config.upstreams[candidate.upstream].name,
         model: &candidate.model,
         requested: inference.message.model(),
     };
-    gateway.warn_of_unknown_price(served);
     let cost = gateway.prices.cost(served, usage);
+    let figure = |settled| Figure::Usage {
+        upstream: served.upstream,
+        model: served.model,
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+        cache_read_input_tokens: usage.cache_read_input_tokens,
+        cache_creation_input_tokens: usage.cache_creation_input_tokens,
+        nanos: u64::try_from(cost.as_nanos()).unwrap_or(0),
+        settled,
+    };
+    let Some(admin) = &gateway.config.admin else {
+        gateway.count(&figure(None));
+        return;
+    };
+    gateway.warn_of_unknown_price(context, served);
     let session = &inference.session;
     if admin.billing_group_tag.is_some() {
         let event = AuditEvent::SpendMetered {
@@ -437,18 +486,8 @@ async fn record(
         };
         gateway.audit(context, &event);
     }
-    let figure = |settled| Figure::Usage {
-        upstream: served.upstream,
-        model: served.model,
-        input_tokens: usage.input_tokens,
-        output_tokens: usage.output_tokens,
-        cache_read_input_tokens: usage.cache_read_input_tokens,
-        cache_creation_input_tokens: usage.cache_creation_input_tokens,
-        nanos: u64::try_from(cost.as_nanos()).unwrap_or(0),
-        settled,
-    };
     let Some((id, is_known)) = hold.map(Hold::settle) else {
-        gateway.count(&figure(false));
+        gateway.count(&figure(Some(false)));
         return;
     };
     let subject = session.subject().unwrap_or_default();
@@ -466,9 +505,12 @@ async fn record(
         at: gateway.ports.clock.now(),
     };
     let sums = settled(gateway, context, settlement).await;
-    gateway.count(&figure(sums.is_some()));
+    gateway.count(&figure(Some(sums.is_some())));
     let Some(sums) = sums else { return };
-    gateway.note_identity(session, subject).await;
+    if is_known {
+        gateway.count(&Figure::Reservation { outcome: "settled", count: 1 });
+    }
+    gateway.note_identity(context, session, subject).await;
     alerts::after_settlement(gateway, &sums).await;
     upkeep::after_response(gateway);
 }
@@ -484,11 +526,11 @@ async fn settled(gateway: &Gateway, context: &Context, settlement: Settlement<'_
         let cents = settlement.cost.cents_to_six_decimals();
         let Some(pause) = pauses.next() else {
             let message = format!("{cents} cents of {} could not be recorded: {error}", context.request_id);
-            gateway.log(Level::Error, &message);
+            gateway.log_of(context, Level::Error, &message);
             return None;
         };
         let message = format!("{cents} cents of {} are not recorded yet: {error}", context.request_id);
-        gateway.log(Level::Warn, &message);
+        gateway.log_of(context, Level::Warn, &message);
         gateway.ports.clock.sleep(*pause).await;
     }
 }

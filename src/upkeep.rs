@@ -28,9 +28,7 @@ pub(crate) fn after_response(gateway: &Rc<Gateway>) {
         match owner.store().sweep(now, audit_copy(&owner, now), retention(&owner, now)).await {
             Ok(None) => {}
             Ok(Some(swept)) => {
-                for (table, rows) in swept.into_iter().filter(|(_, rows)| *rows > 0) {
-                    owner.count(&Figure::Swept { table, rows: rows as u64 });
-                }
+                count(&owner, &swept);
                 prune_keys(&owner).await;
             }
             Err(error) => owner.log(Level::Warn, &format!("rows that are over could not be deleted: {error}")),
@@ -38,6 +36,13 @@ pub(crate) fn after_response(gateway: &Rc<Gateway>) {
         alerts::send_due(&owner).await;
     };
     gateway.ports.tasks.spawn(sweep.boxed_local());
+}
+
+fn count(gateway: &Gateway, swept: &Swept) {
+    for (table, rows) in &swept.deleted {
+        gateway.count(&Figure::Swept { table, rows: *rows as u64 });
+    }
+    gateway.count(&Figure::Reservation { outcome: "expired", count: swept.expired as u64 });
 }
 
 /// Signing keys whose time is over disappear.

@@ -65,6 +65,7 @@ pub(crate) struct Metrics {
     tokens: IntCounterVec,
     spend: IntCounterVec,
     settlements: IntCounterVec,
+    reservations: IntCounterVec,
     masked: IntCounterVec,
     masking_tokens: IntCounterVec,
     masking_refusals: IntCounterVec,
@@ -129,7 +130,7 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let started = gauge("sallyport_start_time_seconds", "When the process began, seconds since 1970.");
         started.set(crate::console::now().as_secs());
-        Self {
+        let metrics = Self {
             requests: counter("sallyport_requests_total", "Requests answered.", &["route", "status"]),
             duration: answers(
                 "sallyport_request_duration_seconds",
@@ -179,17 +180,18 @@ impl Metrics {
                     &["upstream", "model"],
                 ),
             ),
-            tokens: counter(
-                "sallyport_tokens_total",
-                "Tokens that answers used (metered with `admin` only).",
-                &["upstream", "model", "kind"],
-            ),
+            tokens: counter("sallyport_tokens_total", "Tokens that answers used.", &["upstream", "model", "kind"]),
             spend: counter(
                 "sallyport_spend_nanodollars_total",
-                "What answers cost, in nano-dollars (metered with `admin` only).",
+                "What answers cost, in nano-dollars.",
                 &["upstream", "model"],
             ),
             settlements: counter("sallyport_settlements_total", "Bills: recorded, or lost.", &["outcome"]),
+            reservations: counter(
+                "sallyport_reservations_total",
+                "Reservations: held; then settled, released or expired; or refused, because others hold what is left.",
+                &["outcome"],
+            ),
             masked: counter(
                 "sallyport_masked_total",
                 "Identifiers masked (in shadow mode: that would have been), by kind.",
@@ -240,6 +242,23 @@ impl Metrics {
             lost_lines: one("sallyport_log_lines_dropped_total", "Lines that standard error was too slow for."),
             outcomes: Mutex::default(),
             registry,
+        };
+        metrics.begin_with_zero();
+        metrics
+    }
+
+    /// Families whose labels are known beforehand have all their series from the start: a rate needs a first value, and
+    /// what is not there cannot be told from what never happened.
+    fn begin_with_zero(&self) {
+        let families: [(&IntCounterVec, &[&str]); 5] = [
+            (&self.settlements, &["recorded", "lost"]),
+            (&self.reservations, &["held", "refused", "settled", "released", "expired"]),
+            (&self.masking_tokens, &["restored", "unknown"]),
+            (&self.masking_refusals, &["unreadable", "too_long", "too_many", "secret", "key_unavailable"]),
+            (&self.instance_requests, &["fresh", "reused"]),
+        ];
+        for (family, labels) in families {
+            labels.iter().for_each(|label| add(family, &[label], 0));
         }
     }
 
@@ -289,9 +308,7 @@ impl Metrics {
             Ok(Figure::Attempt { upstream, outcome, ms, failover }) => {
                 add(&self.attempts, &[upstream, outcome], 1);
                 self.attempt_seconds.with_label_values(&[upstream]).observe(seconds(Duration::from_millis(ms)));
-                if failover {
-                    add(&self.failovers, &[upstream], 1);
-                }
+                add(&self.failovers, &[upstream], failover.into());
             }
             Ok(Figure::Usage {
                 upstream,
@@ -312,8 +329,11 @@ impl Metrics {
                     add(&self.tokens, &[upstream, model, kind], count);
                 }
                 add(&self.spend, &[upstream, model], nanos);
-                add(&self.settlements, &[if settled { "recorded" } else { "lost" }], 1);
+                if let Some(settled) = settled {
+                    add(&self.settlements, &[if settled { "recorded" } else { "lost" }], 1);
+                }
             }
+            Ok(Figure::Reservation { outcome, count }) => add(&self.reservations, &[outcome], count),
             Ok(Figure::Export { destination, signal, outcome, retries }) => {
                 add(&self.exports, &[destination, signal, outcome], 1);
                 add(&self.export_retries, &[destination], retries.into());
@@ -358,9 +378,7 @@ impl Metrics {
     /// A store has answered.
     pub(crate) fn store(&self, store: &str, since: Instant, is_ok: bool) {
         self.store_seconds.with_label_values(&[store]).observe(seconds(since.elapsed()));
-        if !is_ok {
-            add(&self.store_errors, &[store], 1);
-        }
+        add(&self.store_errors, &[store], u64::from(!is_ok));
     }
 
     /// A connection to PostgreSQL was waited for; these are there now.
@@ -426,10 +444,9 @@ fn histogram(registry: &Registry, name: &str, help: &str, labels: &[&str], bucke
     register(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
 }
 
+/// Also of nothing: a series that begins with zero shows its first increase.
 fn add(family: &IntCounterVec, labels: &[&str], count: u64) {
-    if count > 0 {
-        family.with_label_values(labels).inc_by(count);
-    }
+    family.with_label_values(labels).inc_by(count);
 }
 
 #[cfg(test)]
@@ -454,6 +471,8 @@ mod tests {
         metrics.figure(br#"{"figure":"breaker","upstream":"a","model":"*","is_open":true}"#);
         metrics.figure(br#"{"figure":"breaker","upstream":"b","model":"m","is_open":true}"#);
         metrics.figure(br#"{"figure":"breaker","upstream":"b","model":"m","is_open":false}"#);
+        metrics.figure(br#"{"figure":"usage","upstream":"b","model":"m","input_tokens":7,"output_tokens":0,"cache_read_input_tokens":0,"cache_creation_input_tokens":0,"nanos":0,"settled":null}"#);
+        metrics.figure(br#"{"figure":"reservation","outcome":"expired","count":2}"#);
         metrics.figure(br#"{"figure":"unheard_of"}"#);
         metrics.figure(b"not JSON");
         let text = text(&metrics);
@@ -470,7 +489,11 @@ mod tests {
             r#"sallyport_breaker_open{model="m",upstream="b"} 0"#,
             r#"sallyport_tokens_total{kind="input",model="m",upstream="a"} 3"#,
             r#"sallyport_spend_nanodollars_total{model="m",upstream="a"} 1500"#,
+            r#"sallyport_tokens_total{kind="input",model="m",upstream="b"} 7"#,
             r#"sallyport_settlements_total{outcome="recorded"} 1"#,
+            r#"sallyport_settlements_total{outcome="lost"} 0"#,
+            r#"sallyport_reservations_total{outcome="expired"} 2"#,
+            r#"sallyport_reservations_total{outcome="held"} 0"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
         }

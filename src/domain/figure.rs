@@ -34,8 +34,15 @@ pub enum Figure<'a> {
         cache_creation_input_tokens: u64,
         /// Nano-dollars.
         nanos: u64,
-        /// Whether it is in the books.
-        settled: bool,
+        /// Whether it is in the books; `None` where there are none (without `admin`).
+        settled: Option<bool>,
+    },
+    /// Reservations that came to this.
+    Reservation {
+        /// `held`, `refused`, `settled`, `released` or `expired`.
+        outcome: &'a str,
+        /// How many.
+        count: u64,
     },
     /// One export of telemetry is over.
     Export {

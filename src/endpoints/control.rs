@@ -88,10 +88,10 @@ pub(crate) async fn post(gateway: &Rc<Gateway>, operation: String, mut request: 
         "upkeep" => match crate::upkeep::at_once(gateway).await {
             Ok(swept) => {
                 let mut deleted = std::collections::BTreeMap::<&str, usize>::new();
-                for (table, rows) in swept {
+                for (table, rows) in swept.deleted {
                     *deleted.entry(table).or_default() += rows;
                 }
-                json(StatusCode::OK, &json!({ "deleted": deleted }))
+                json(StatusCode::OK, &json!({ "deleted": deleted, "expired_reservations": swept.expired }))
             }
             Err(error) => failed(&format!("upkeep stopped: {error}")),
         },

@@ -212,9 +212,9 @@ impl Store<'_> {
         rows.into_iter().filter_map(|row| sum(row).transpose()).collect()
     }
 
-    /// Gives a reservation back: its request costs nothing.
-    pub async fn release(&self, id: &str, at: Timestamp) -> Result<(), StoreError> {
-        self.give_back(id, "released", Timestamp::from_millis(i64::MAX), at).await.map(drop)
+    /// Gives a reservation back: its request costs nothing. Says whether there was one.
+    pub async fn release(&self, id: &str, at: Timestamp) -> Result<bool, StoreError> {
+        self.give_back(id, "released", Timestamp::from_millis(i64::MAX), at).await
     }
 
     /// Takes back what requests have reserved whose end nobody told, a bounded number of them; returns how many. What

@@ -46,8 +46,14 @@ const SETTLED_FOR: Duration = Duration::from_mins(10);
 const AUDIT_COPY: &str = "DELETE FROM audit_events WHERE seq IN \
      (SELECT seq FROM audit_events WHERE at < $1 ORDER BY at LIMIT 500)";
 
-/// What upkeep deleted: tables and rows.
-pub type Swept = Vec<(&'static str, usize)>;
+/// What upkeep did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Tables, and how many of their rows were deleted.
+    pub deleted: Vec<(&'static str, usize)>,
+    /// Reservations that were taken back because nobody told their end.
+    pub expired: usize,
+}
 
 /// How long spending is remembered: `admin.spend_retention_months`, `audit_retention_days`, `identity_retention_days`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,10 +103,11 @@ impl Store<'_> {
         let over = |statement: &&'static str| (*statement, Value::Integer(now.as_millis()));
         let mut statements: Vec<(&'static str, Value)> = SWEEPS.iter().map(over).collect();
         statements.push((AUDIT_COPY, Value::Integer(audit_copy.as_millis())));
+        let mut swept = Swept::default();
         if let Some(retention) = retention {
             let day = calendar::day(calendar::date(retention.identity));
             let settled = now.as_millis().saturating_sub(i64::try_from(SETTLED_FOR.as_millis()).unwrap_or(i64::MAX));
-            self.expire_holds(now).await?;
+            swept.expired = self.expire_holds(now).await?;
             let [spend, alerts, changes, principals, groups] = FORGET;
             statements.extend([
                 (SETTLED_SWEEP, Value::Integer(settled)),
@@ -111,7 +118,6 @@ impl Store<'_> {
                 (groups, Value::Text(day)),
             ]);
         }
-        let mut swept = Swept::new();
         for (statement, bound) in statements {
             let is_deletion = statement.starts_with("DELETE FROM ");
             let table = statement.split_whitespace().nth(2).unwrap_or_default();
@@ -125,7 +131,7 @@ impl Store<'_> {
                 }
             }
             if is_deletion {
-                swept.push((table, deleted));
+                swept.deleted.push((table, deleted));
             }
         }
         Ok(swept)

@@ -95,7 +95,8 @@ impl TestGateway {
             key_value: Box::new(Shared(Rc::clone(&key_value))),
             db: Box::new(Shared(Rc::clone(&db))),
             log: Box::new(Shared(Rc::clone(&log))),
-            figures: Some(Box::new(Shared(Rc::clone(&figures)))),
+            figures: (loaded.config.observability.metrics.is_some())
+                .then(|| Box::new(Shared(Rc::clone(&figures))) as Box<dyn Log>),
             files: Box::new(NoFiles),
             tasks: Box::new(PoolTasks(pool.spawner())),
             environment: HashMap::new(),

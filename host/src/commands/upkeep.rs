@@ -29,5 +29,6 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Faults> {
     for (table, rows) in answer["deleted"].as_object().into_iter().flatten() {
         print(&format!("{table}: {rows} rows deleted"));
     }
+    print(&format!("reservations: {} expired", answer["expired_reservations"]));
     Ok(())
 }

@@ -12,10 +12,12 @@ const TWO: &str = "telemetry: {forward_to: [\
      {url: 'https://one.example.test/base/', headers: {x-team: tools}, logs: true}, \
      {url: 'https://user:placeholder@two.example.test?key=placeholder', metrics: false, traces: true}]}";
 
+const METRICS: &str = "observability: {metrics: {listen: '127.0.0.1:9464'}}";
+
 const ONE: &str = "telemetry: {forward_to: [{url: 'https://one.example.test'}]}";
 
 fn gateway(telemetry: &str) -> TestGateway {
-    TestGateway::with_config(&format!("{CONFIG}\n{telemetry}"))
+    TestGateway::with_config(&format!("{CONFIG}\n{METRICS}\n{telemetry}"))
 }
 
 fn metrics(gateway: &TestGateway) -> RequestBuilder {
@@ -182,4 +184,29 @@ fn exports_to_a_slow_destination_are_bounded_and_the_rest_is_dropped_and_counted
     assert_eq!(gateway.http.requests().len(), 32);
     assert_eq!(exports(&gateway), [("full".to_owned(), 0)]);
     assert!(gateway.log.lines().iter().any(|line| line.contains("is too slow: 1 exports were dropped")));
+}
+
+#[test]
+fn without_a_configuration_everything_is_accepted_and_goes_nowhere() {
+    let mut gateway = TestGateway::new();
+    for path in ["/v1/metrics", "/v1/logs", "/v1/traces"] {
+        let asked = post(path).bearer(&gateway.token(&[])).body("x");
+        accepted(&gateway.send(asked));
+    }
+    assert!(gateway.http.requests().is_empty());
+}
+
+#[test]
+fn a_query_goes_nowhere_a_redirect_is_a_failure_and_a_body_has_its_limit() {
+    let mut gateway = gateway(&format!("{ONE}\nlimits: {{max_request_bytes: 10}}"));
+    gateway.http.answer(302, &[("location", "https://elsewhere.example.test")], "");
+    let asked = post("/v1/metrics?api-version=1").bearer(&gateway.token(&[])).body("0123456789");
+    accepted(&gateway.send(asked));
+    let requests = gateway.http.requests();
+    assert_eq!(requests.len(), 1, "a redirect is not followed");
+    assert_eq!(requests[0].uri(), "https://one.example.test/v1/metrics");
+    assert_eq!(exports(&gateway), [("failed".to_owned(), 0)]);
+    let asked = post("/v1/metrics").bearer(&gateway.token(&[])).body("0123456789x");
+    assert_eq!(gateway.send(asked).status, 413);
+    assert!(gateway.http.requests().is_empty());
 }
