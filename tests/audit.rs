@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use syn::{Attribute, Expr, Fields, Item, ItemEnum, ItemStruct, Lit, Meta, Type};
+use syn::{Attribute, Expr, Fields, GenericArgument, Item, ItemEnum, ItemStruct, Lit, Meta, PathArguments, Type};
 
 /// An event as the document shows it.
 struct Event {
@@ -101,16 +101,44 @@ impl Source {
                 continue;
             }
             match &field.ident {
-                Some(name) if !serde.contains("flatten") => found.push(Field {
-                    name: name.to_string(),
-                    about: doc(&field.attrs),
-                    is_always_there: !serde.contains("skip_serializing_if"),
-                }),
+                Some(name) if !serde.contains("flatten") => {
+                    found.push(Field {
+                        name: name.to_string(),
+                        about: doc(&field.attrs),
+                        is_always_there: !serde.contains("skip_serializing_if"),
+                    });
+                    // An object in the event: its members follow.
+                    let members = self.object(&field.ty).map(|object| self.fields(&object.fields)).unwrap_or_default();
+                    found.extend(
+                        members.into_iter().map(|member| Field { name: format!("{name}.{}", member.name), ..member }),
+                    );
+                }
                 // A struct of its own, whose fields are the event's.
                 _ => found.extend(self.fields(&self.named(&field.ty).fields)),
             }
         }
         found
+    }
+
+    /// The struct behind `Option<&…>`, if it is one of this file.
+    fn object(&self, kind: &Type) -> Option<&ItemStruct> {
+        match kind {
+            Type::Reference(reference) => self.object(&reference.elem),
+            Type::Path(path) => {
+                let last = path.path.segments.last()?;
+                let found = self.structs.iter().find(|item| item.ident == last.ident);
+                found.or_else(|| match &last.arguments {
+                    PathArguments::AngleBracketed(arguments) if last.ident == "Option" => {
+                        arguments.args.iter().find_map(|argument| match argument {
+                            GenericArgument::Type(inner) => self.object(inner),
+                            _ => None,
+                        })
+                    }
+                    _ => None,
+                })
+            }
+            _ => None,
+        }
     }
 
     fn named(&self, kind: &Type) -> &ItemStruct {
@@ -241,7 +269,8 @@ fn events_of_the_contract_have_exactly_its_fields() {
         let event = events.iter().find(|event| event.names.iter().any(|known| known == name));
         let event = event.unwrap_or_else(|| panic!("{name} is missing"));
         assert_eq!(event.has_request_id, *has_request_id, "{name}");
-        let mut found: Vec<&str> = event.fields.iter().map(|field| field.name.as_str()).collect();
+        let fields = event.fields.iter().map(|field| field.name.as_str());
+        let mut found: Vec<&str> = fields.filter(|name| !name.contains('.')).collect();
         for (_, more) in MORE.iter().filter(|(of, _)| of == name) {
             let field = event.fields.iter().find(|field| field.name == *more);
             assert!(field.is_some_and(|field| !field.is_always_there), "{name}.{more}");

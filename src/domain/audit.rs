@@ -190,7 +190,7 @@ pub enum AuditEvent<'a> {
         /// Whose.
         #[serde(skip_serializing_if = "Option::is_none")]
         sub: Option<&'a str>,
-        /// `over_limit` or `store_error`.
+        /// `over_limit` or `store_error`, and beyond the reference `reserved`: other requests hold what is left.
         cause: &'static str,
         /// The exhausted cap in cents.
         #[serde(skip_serializing_if = "Option::is_none")]
