@@ -42,7 +42,9 @@ fn the_copy_is_the_trail(store: Store) {
 
     let export = |query: &str| {
         let path = format!("{EVENTS}/export{query}");
-        gateway.get(&path).header("x-api-key", KEY).send().expect(200).text().to_owned()
+        let answer = gateway.get(&path).header("x-api-key", KEY).send().expect(200);
+        gateway.transcript.reported(&answer.body);
+        answer.text().to_owned()
     };
     // Written behind the answers.
     let lines = eventually("the copy", || {

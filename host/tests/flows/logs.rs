@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Site, Upstream, decoded, discovery, eventually, lacks, question};
+use crate::support::{Form, Site, Upstream, decoded, discovery, eventually, lacks, question};
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -93,7 +93,7 @@ fn a_trace_goes_on_at_the_upstream_and_the_gateways_part_reaches_a_collector() {
                     (export.path.as_str(), export.header("x-key")),
                     ("/base/v1/traces", "placeholder-of-a-collector")
                 );
-                decoded("spans", &export.body)
+                decoded("traces", Form::Json, &export.body)
             })
             .inspect(|export| assert_eq!(export["resource"]["service.name"], "sallyport"))
             .flat_map(|export| export["spans"].as_array().expect("spans").clone())
@@ -111,5 +111,6 @@ fn a_trace_goes_on_at_the_upstream_and_the_gateways_part_reaches_a_collector() {
     );
     let seen = upstream.seen().pop().expect("a request");
     assert!(seen.header("traceparent").contains(client["span"].as_str().expect("an id")), "{seen:?}");
+    collector.seen().iter().for_each(|export| site.transcript.reported(&export.body));
     assert!(spans.iter().all(|span| span["takes"] == true && !span.to_string().contains("ada")), "{spans:?}");
 }

@@ -5,31 +5,47 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
-    Answer, Gateway, Idp, Postgres, Site, Upstream, command, discovery, eventually, free_port, lacks, question,
-    refresh, sign_in,
+    Answer, Gateway, Idp, MODEL, Postgres, Site, Upstream, command, discovery, discovery_when, eventually, free_port,
+    lacks, question, refresh, sign_in, until_ready,
 };
 
 const TOKEN: &str = "scrape-token-for-tests-only";
 
-/// A site with the operators' listener on the port that is returned.
+/// A site with the operators' listener on the port that is returned, and with books.
 fn with_metrics(site: &mut Site) -> u16 {
+    site.more.push_str("admin: {}\n");
+    without_books(site)
+}
+
+/// The same without books.
+fn without_books(site: &mut Site) -> u16 {
     let port = free_port();
     site.transcript.secret(TOKEN);
-    let _ = write!(
-        site.more,
-        "observability:\n  metrics: {{ listen: \"127.0.0.1:{port}\", token: {TOKEN} }}\nadmin: {{}}\n"
-    );
+    let _ = writeln!(site.more, "observability:\n  metrics: {{ listen: \"127.0.0.1:{port}\", token: {TOKEN} }}");
     port
+}
+
+/// A question that names an instance of AWS, which is masked.
+fn telling_question(site: &Site) -> Value {
+    let instance = "i-0abc1234def567890";
+    site.transcript.unlogged(instance);
+    let mut question = question(true);
+    question["messages"][0]["content"] = json!(format!("restart {instance}"));
+    question
 }
 
 fn ask(gateway: &Gateway, port: u16, path: &str) -> Answer {
     let client = reqwest::blocking::Client::new();
-    gateway.call(client.get(format!("http://127.0.0.1:{port}{path}"))).bearer(TOKEN).send()
+    let answer = gateway.call(client.get(format!("http://127.0.0.1:{port}{path}"))).bearer(TOKEN).send();
+    gateway.transcript.reported(&answer.body);
+    answer
 }
 
 /// `deploy/` of the project.
@@ -45,13 +61,13 @@ fn every_kind_of_figure_is_counted_and_none_names_a_person() {
     let Some(_idp) = Idp::start(&mut site) else { return };
     site.use_upstream(&limited);
     site.use_upstream(&claude);
-    site.more = format!("telemetry:\n  forward_to: [{{ url: \"http://{}\" }}]\n", collector.address);
+    site.more = format!("masking: {{}}\ntelemetry:\n  forward_to: [{{ url: \"http://{}\" }}]\n", collector.address);
     let port = with_metrics(&mut site);
     let gateway = site.start();
     let tokens = sign_in(&gateway, "ada");
     refresh(&gateway, &tokens.refresh).expect(200);
-    for stream in [false, true] {
-        gateway.post("/v1/messages").bearer(&tokens.access).json(&question(stream)).send().expect(200);
+    for asked in [question(false), telling_question(&site)] {
+        gateway.post("/v1/messages").bearer(&tokens.access).json(&asked).send().expect(200);
     }
     gateway.post("/v1/metrics").bearer(&tokens.access).body("x").send().expect(200);
     gateway.get("/v1/models").send().expect(401);
@@ -69,6 +85,14 @@ fn every_kind_of_figure_is_counted_and_none_names_a_person() {
         r#"sallyport_tokens_total{kind="input",model="claude-sonnet-4-6",upstream="upstream-1"} 18"#,
         r#"sallyport_tokens_total{kind="output",model="claude-sonnet-4-6",upstream="upstream-1"} 14"#,
         r#"sallyport_settlements_total{outcome="recorded"} 2"#,
+        r#"sallyport_settlements_total{outcome="lost"} 0"#,
+        r#"sallyport_reservations_total{outcome="held"} 2"#,
+        r#"sallyport_reservations_total{outcome="settled"} 2"#,
+        r#"sallyport_reservations_total{outcome="expired"} 0"#,
+        r#"sallyport_masked_total{kind="aws.ec2_instance",mode="enforce"} 1"#,
+        r#"sallyport_masking_tokens_total{fate="unknown"} 0"#,
+        r#"sallyport_upstream_first_byte_seconds_count{upstream="upstream-1"} 2"#,
+        r#"sallyport_audit_events_total{event="device.authorize",outcome="success"} 1"#,
         r#"sallyport_audit_events_total{event="session.mint",outcome="success"} 1"#,
         r#"sallyport_audit_events_total{event="session.refresh",outcome="success"} 1"#,
         r#"sallyport_audit_events_total{event="auth.denied",outcome="missing_token"} 1"#,
@@ -91,6 +115,29 @@ fn every_kind_of_figure_is_counted_and_none_names_a_person() {
     for personal in ["\"ada", "ada@", "example.com", "a-client", "anything"] {
         assert!(!text.contains(personal), "{personal} is in:\n{text}");
     }
+}
+
+#[test]
+fn without_books_tokens_and_spend_are_counted_all_the_same() {
+    let mut site = Site::for_inference(&discovery(), &Upstream::claude());
+    let port = without_books(&mut site);
+    let gateway = site.start();
+    let token = site.session("ada");
+    for stream in [false, true] {
+        gateway.post("/v1/messages").bearer(&token).json(&question(stream)).send().expect(200);
+    }
+    let labels = format!(r#"model="{MODEL}",upstream="upstream-0""#);
+    // Nine tokens of input at $3 and seven of output at $15 a million, twice.
+    let expected = [
+        format!(r#"sallyport_tokens_total{{kind="input",{labels}}} 18"#),
+        format!(r#"sallyport_tokens_total{{kind="output",{labels}}} 14"#),
+        format!("sallyport_spend_nanodollars_total{{{labels}}} 264000"),
+        r#"sallyport_settlements_total{outcome="recorded"} 0"#.to_owned(),
+    ];
+    eventually("the figures", || {
+        let text = ask(&gateway, port, "/metrics").expect(200).text().to_owned();
+        expected.iter().all(|line| text.lines().any(|found| found == *line)).then_some(())
+    });
 }
 
 #[test]
@@ -136,6 +183,23 @@ fn readiness_has_its_reasons_for_operators_and_a_word_for_everybody() {
     gateway.get("/v1/models").bearer(&site.session("ada")).send().expect(200);
     gateway.terminate();
     assert!(gateway.until_exit().success());
+}
+
+#[test]
+fn a_start_that_takes_long_is_told_from_one_that_hangs() {
+    let may_start = Arc::new(AtomicBool::new(false));
+    let mut site = Site::for_inference(&discovery_when(&may_start), &Upstream::claude());
+    let port = with_metrics(&mut site);
+    let listens = |_: &Gateway| std::net::TcpStream::connect(("127.0.0.1", port)).ok().map(drop);
+    let gateway = site.start_when(listens);
+    assert_eq!(ask(&gateway, port, "/healthz").status_and_text(), "200 ok");
+    let report = ask(&gateway, port, "/readyz").expect(503).json();
+    assert_eq!((&report["phase"], &report["ready"]), (&json!("starting"), &json!(false)), "{report}");
+    assert!(gateway.refuses_connections(), "nobody is served yet");
+
+    may_start.store(true, Ordering::Release);
+    until_ready(&gateway);
+    assert_eq!(ask(&gateway, port, "/readyz").expect(200).json()["phase"], "serving");
 }
 
 /// A running Prometheus; ends on drop.
@@ -196,11 +260,28 @@ fn a_real_prometheus_scrapes_the_gateway_and_understands_rules_and_dashboard() {
     }
     command(Command::new("promtool").args(["check", "config"]).arg(deploy("prometheus/prometheus.yml")));
     command(Command::new("promtool").args(["check", "rules"]).arg(deploy("prometheus/alerts.yml")));
+    // A gateway with everything that is counted: PostgreSQL, books, masking and a collector.
+    let Some(database) = Postgres::start() else { return };
+    let collector = Upstream::start(|exchange| exchange.answer(200, &[], &json!({})));
     let mut site = Site::for_inference(&discovery(), &Upstream::claude());
+    site.use_postgres(&database);
+    site.more = format!("masking: {{}}\ntelemetry:\n  forward_to: [{{ url: \"http://{}\" }}]\n", collector.address);
     let port = with_metrics(&mut site);
     let gateway = site.start();
-    gateway.post("/v1/messages").bearer(&site.session("ada")).json(&question(true)).send().expect(200);
-    let text = ask(&gateway, port, "/metrics").expect(200).text().to_owned();
+    let token = site.session("ada");
+    gateway.post("/v1/messages").bearer(&token).json(&telling_question(&site)).send().expect(200);
+    gateway.post("/v1/metrics").bearer(&token).body("x").send().expect(200);
+    let families = families_in(include_str!("../../src/metrics.rs"));
+    let text = eventually("every family in a scrape", || {
+        let text = ask(&gateway, port, "/metrics").expect(200).text().to_owned();
+        let found = families_in(&text);
+        families.iter().all(|name| found.contains(name)).then_some(text)
+    });
+    for line in
+        [r#"sallyport_pool_connections{state="open"}"#, r#"sallyport_pool_wait_seconds_count{store="postgres"}"#]
+    {
+        assert!(text.lines().any(|found| found.starts_with(line)), "{line} is missing in:\n{text}");
+    }
     let mut lint = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -245,15 +326,16 @@ fn a_real_prometheus_scrapes_the_gateway_and_understands_rules_and_dashboard() {
     }
 
     // And names what there is: the dashboard, the rules and the operators' document.
-    let families = include_str!("../../src/metrics.rs");
+    let names = prometheus.api("label/__name__/values", &[]).expect("an answer")["data"].to_string();
+    let scraped = families_in(&names);
     let rules = fs::read_to_string(deploy("prometheus/alerts.yml")).expect("a file");
     let document = include_str!("../../../docs/operations.md");
     for text in queries.iter().map(String::as_str).chain([rules.as_str(), document]) {
         for name in families_in(text) {
-            assert!(families.contains(&format!("\"{name}\"")), "there is no {name}");
+            assert!(scraped.contains(&name), "{name} is not scraped");
         }
     }
-    for name in families_in(families) {
+    for name in scraped {
         assert!(document.contains(&name), "docs/operations.md does not mention {name}");
     }
 }

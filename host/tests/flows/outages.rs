@@ -58,6 +58,28 @@ fn a_valid_session_outlives_its_identity_provider() {
 }
 
 #[test]
+fn an_identity_provider_that_hangs_signs_nobody_out_and_is_asked_again_when_it_is_back() {
+    let mut site = Site::new();
+    let Some(idp) = Idp::start(&mut site) else { return };
+    let upstream = Upstream::claude();
+    site.use_upstream(&upstream);
+    let gateway = site.start();
+    let tokens = sign_in(&gateway, "ada");
+    let device = Device::authorize(&gateway);
+
+    idp.hang(true);
+    let answer = refresh(&gateway, &tokens.refresh).expect(503);
+    assert_eq!((answer.json()["error"].as_str(), answer.header("retry-after")), (Some("temporarily_unavailable"), "5"));
+    gateway.post("/v1/messages").bearer(&tokens.access).json(&question(false)).send().expect(200);
+    gateway.get("/readyz").send().expect(200);
+
+    idp.hang(false);
+    Tokens::of(&gateway, &refresh(&gateway, &tokens.refresh));
+    Browser::of("ada").sign_in(&gateway, &device.user_code).expect(200);
+    Tokens::of(&gateway, &poll(&gateway, &device));
+}
+
+#[test]
 fn a_restart_signs_nobody_out() {
     let mut site = Site::new();
     let Some(idp) = Idp::start(&mut site) else { return };

@@ -245,3 +245,36 @@ fn no_answer_and_no_line_contains_the_upstreams_credential() {
     }
     assert!(!gateway.log.lines().concat().contains("upstream-credential"));
 }
+
+#[test]
+fn a_trace_goes_on_at_every_kind_of_upstream_and_is_no_part_of_a_signature() {
+    const AWS: &str = "auth: {aws_access_key_id: placeholder, aws_secret_access_key: placeholder}";
+    const GOOGLE: &str = "auth: {access_token: placeholder}";
+    for (upstream, is_signed) in [
+        ("{name: a, provider: anthropic, auth: {api_key: placeholder}}".to_owned(), false),
+        (format!("{{name: a, provider: bedrock, region: us-east-1, {AWS}}}"), true),
+        (format!("{{name: a, provider: mantle, region: us-east-1, models: [claude-opus-4-8], {AWS}}}"), true),
+        (format!("{{name: a, provider: anthropicAws, region: us-east-1, workspace_id: w, {AWS}}}"), true),
+        (format!("{{name: a, provider: anthropicGoogleCloud, project_id: p, workspace_id: w, {GOOGLE}}}"), false),
+        (format!("{{name: a, provider: vertex, region: global, project_id: p, {GOOGLE}}}"), false),
+        ("{name: a, provider: foundry, resource: res, auth: {api_key: placeholder}}".to_owned(), false),
+    ] {
+        let head = CONFIG.split("upstreams:").next().expect("the rest");
+        let mut gateway = TestGateway::with_config(&format!("{head}\nupstreams: [{upstream}]"));
+        gateway.http.answer(200, &[("content-type", "application/json")], "{}");
+        let asked = post("/v1/messages")
+            .bearer(&gateway.token(&[]))
+            .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+            .header("tracestate", "vendor=a")
+            .json(&ask());
+        assert_eq!(gateway.send(asked).status, 200, "{upstream}");
+        let request = gateway.http.requests().pop().expect("a request");
+        let header = |name: &str| request.headers().get(name).map_or("", |value| value.to_str().expect("text"));
+        let passed = header("traceparent");
+        assert!(passed.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && passed.ends_with("-01"), "{upstream}");
+        assert!(!passed.contains("00f067aa0ba902b7"), "under a span of the gateway's: {upstream}");
+        assert_eq!(header("tracestate"), "vendor=a", "{upstream}");
+        assert_eq!(header("authorization").contains("SignedHeaders="), is_signed, "{upstream}");
+        assert!(!header("authorization").contains("trace"), "{upstream}");
+    }
+}

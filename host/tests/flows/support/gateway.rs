@@ -175,7 +175,9 @@ impl Site {
     /// A session that this site accepts; only with [`Self::has_session_secret`].
     pub(crate) fn session(&self, sub: &str) -> String {
         assert!(self.has_session_secret, "this site signs with keys of its own");
-        session(&self.public_url, sub)
+        let token = session(&self.public_url, sub);
+        self.transcript.unlogged(&token);
+        token
     }
 
     /// Starts a gateway and waits until it is ready.

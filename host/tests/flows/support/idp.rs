@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::gateway::CLIENT_SECRET;
@@ -65,6 +66,12 @@ impl Idp {
         assert!(line.contains("issuer"), "the identity provider did not start: {line:?}");
         site.issuer = format!("http://127.0.0.1:{port}");
         Some(Self { issuer: site.issuer.clone(), process, log })
+    }
+
+    /// Has it hang, or go on.
+    pub(crate) fn hang(&self, hangs: bool) {
+        let signal = if hangs { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_child(&self.process), signal).expect("a signal");
     }
 
     /// Replaces the claims of a person, or removes the person with `null`.

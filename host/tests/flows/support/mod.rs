@@ -30,7 +30,7 @@ pub(crate) use gateway::{Gateway, SESSION_SECRET, Site, Store, UPSTREAM_KEY, bin
 pub(crate) use http::{Answer, plain_client};
 pub(crate) use idp::{Idp, person};
 pub(crate) use issuer::Issuer;
-pub(crate) use otlp::{decoded, metrics_export};
+pub(crate) use otlp::{Form, decoded, export};
 pub(crate) use people::{Browser, Device, Tokens, poll, refresh, sign_in, until_ready};
 pub(crate) use postgres::{PASSWORD, Postgres};
 pub(crate) use programs::{command, lacks, node, search_path, skipped};
@@ -38,7 +38,7 @@ pub(crate) use proxy::Proxy;
 pub(crate) use sdk::{python_sdk, python_sdk_in_full, typescript_sdk, typescript_sdk_in_full};
 pub(crate) use server::{Authority, Server};
 pub(crate) use tokens::{forge, header, session, unix_now};
-pub(crate) use upstream::{DELTAS, Exchange, MODEL, Seen, Upstream, discovery, message, question};
+pub(crate) use upstream::{DELTAS, Exchange, MODEL, Seen, Upstream, discovery, discovery_when, message, question};
 
 /// How long a story waits for anything. Generous: a healthy run never comes near, and a slow machine is no fault.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);

@@ -19,6 +19,7 @@ impl Device {
         let text = |name: &str| answer.json()[name].as_str().expect("text").to_owned();
         let device = Self { device_code: text("device_code"), user_code: text("user_code") };
         gateway.transcript.unlogged(&device.device_code);
+        gateway.transcript.unlogged(&device.user_code);
         device
     }
 }

@@ -2,13 +2,14 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use super::PATIENCE;
 use super::gateway::UPSTREAM_KEY;
+use super::{PATIENCE, eventually};
 
 /// A model of the built-in catalog.
 pub(crate) const MODEL: &str = "claude-sonnet-4-6";
@@ -140,7 +141,14 @@ impl Upstream {
 
 /// A provider's discovery document and nothing more: enough for a gateway to start with, not to sign in.
 pub(crate) fn discovery() -> Upstream {
-    Upstream::start(|exchange| {
+    discovery_when(&Arc::new(AtomicBool::new(true)))
+}
+
+/// The same, which answers as soon as it `may`.
+pub(crate) fn discovery_when(may: &Arc<AtomicBool>) -> Upstream {
+    let may = Arc::clone(may);
+    Upstream::start(move |exchange| {
+        eventually("the story to go on", || may.load(Ordering::Acquire).then_some(()));
         let issuer = format!("http://{}", exchange.seen.header("host"));
         let document = match exchange.seen.path.as_str() {
             "/.well-known/openid-configuration" => json!({
