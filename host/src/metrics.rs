@@ -354,6 +354,15 @@ impl Metrics {
         Measured { metrics: self, route, since: Instant::now(), is_stream: false }
     }
 
+    /// Series of the configured upstream `name` that begin with nothing.
+    pub(crate) fn know_upstream(&self, name: &str) {
+        add(&self.failovers, &[name], 0);
+        for reason in ["breaker", "budget"] {
+            add(&self.left_out, &[name, reason], 0);
+        }
+        self.breakers.with_label_values(&[name, "*"]).set(0);
+    }
+
     /// What came could not be read as a request, and was answered `status`.
     pub(crate) fn unreadable(&self, status: &str) {
         add(&self.requests, &["unknown", status], 1);

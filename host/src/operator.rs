@@ -69,6 +69,9 @@ pub(crate) async fn start(wanted: &config::Metrics, generations: Arc<Generations
     let listener = listen::bind(&wanted.listen.to_string()).await.context("observability.metrics.listen")?;
     let token = wanted.token.as_ref().map(|token| digest(token.reveal().as_bytes()));
     metrics::want();
+    if let Some(metrics) = metrics::wanted() {
+        generations.current().config.upstreams.iter().for_each(|upstream| metrics.know_upstream(&upstream.name));
+    }
     console::info(&format!("metrics: http://{}/metrics", wanted.listen));
     tokio::spawn(serve(listener, token, generations));
     Ok(())

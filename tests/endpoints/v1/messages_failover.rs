@@ -12,6 +12,7 @@ fn config(upstreams: &str, more: &str) -> String {
         "listen: {{host: 127.0.0.1, public_url: 'https://gateway.example.test'}}\n\
          oidc: {{issuer: 'https://login.example.test', client_id: sallyport, client_secret: placeholder}}\n\
          session: {{jwt_secret: placeholder-placeholder-placeholder-placeholder-}}\n\
+         observability: {{metrics: {{listen: '127.0.0.1:9464'}}}}\n\
          upstreams:\n{upstreams}{more}"
     )
 }
