@@ -19,7 +19,7 @@ const PROFILE: &str = "component";
 
 fn main() {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo says where the package is")).join("..");
-    for source in ["src", "Cargo.toml", "Cargo.lock", "migrations"] {
+    for source in ["src", "Cargo.toml", "Cargo.lock", ".cargo/config.toml", "migrations"] {
         let path = root.join(source);
         // A path that is missing would make cargo run this script every time.
         if path.exists() {
@@ -74,7 +74,8 @@ fn build_component(root: &Path) -> Result<PathBuf, String> {
         .args(["build", "--profile", PROFILE, "--package", "sallyport", "--lib", "--target", TARGET, "--target-dir"])
         .arg(&directory)
         .current_dir(root);
-    // Flags and wrappers of the outer build are meant for the machine, not for WebAssembly.
+    // Flags and wrappers of the outer build are meant for the machine, not for WebAssembly: its own flags are in
+    // `.cargo/config.toml`.
     for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"] {
         command.env_remove(name);
     }
