@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod erase;
 mod explain;
 mod import;
 mod keys;
@@ -58,6 +59,8 @@ enum Command {
     Report(report::Arguments),
     /// Make the spend caps what a file says they are
     Limits(limits::Arguments),
+    /// Erase a person; what their money came to stays, under a pseudonym
+    Erase(erase::Arguments),
 }
 
 /// What every command that starts the component needs to know.
@@ -121,6 +124,7 @@ pub fn main() -> ExitCode {
             Command::Keys(arguments) => keys::run(arguments).await.map(done),
             Command::Report(arguments) => report::run(arguments).await.map(done),
             Command::Limits(arguments) => limits::run(arguments).await.map(done),
+            Command::Erase(arguments) => erase::run(arguments).await.map(done),
         }
     });
     // Whatever still runs has had its time.
