@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Browser, Device, Idp, Postgres, Proxy, Site, Tokens, Upstream, discovery, eventually, free_port, message, person,
-    poll, question, refresh, sign_in, skipped, until_ready,
+    Browser, Clock, Device, Idp, Postgres, Proxy, Site, Tokens, Upstream, discovery, eventually, free_port, message,
+    person, poll, question, refresh, sign_in, until_ready,
 };
 
 #[test]
@@ -43,10 +43,7 @@ fn refresh_and_inference_go_on_while_postgresql_is_stopped() {
 
 #[test]
 fn a_valid_session_outlives_its_identity_provider() {
-    let mut site = Site::new();
-    let Some(idp) = Idp::start(&mut site) else { return };
-    let upstream = Upstream::claude();
-    site.use_upstream(&upstream);
+    let Some((site, idp)) = Site::with_idp() else { return };
     let gateway = site.start();
     let tokens = sign_in(&gateway, "ada");
 
@@ -81,10 +78,7 @@ fn an_identity_provider_that_hangs_signs_nobody_out_and_is_asked_again_when_it_i
 
 #[test]
 fn a_restart_signs_nobody_out() {
-    let mut site = Site::new();
-    let Some(idp) = Idp::start(&mut site) else { return };
-    let upstream = Upstream::claude();
-    site.use_upstream(&upstream);
+    let Some((site, idp)) = Site::with_idp() else { return };
     let gateway = site.start();
     let tokens = sign_in(&gateway, "ada");
     gateway.kill();
@@ -220,10 +214,7 @@ fn a_collector_that_is_gone_is_left_alone_and_developers_notice_nothing() {
 
 #[test]
 fn on_a_full_disk_inference_and_refresh_go_on_and_signing_in_waits() {
-    let mut site = Site::new();
-    let Some(_idp) = Idp::start(&mut site) else { return };
-    let upstream = Upstream::claude();
-    site.use_upstream(&upstream);
+    let Some((mut site, _idp)) = Site::with_idp() else { return };
     site.more = "rate_limits: { device_authorization: { max: 100000 } }\n".to_owned();
     // No file may grow beyond 4 MiB (in units of 512 bytes); a write beyond fails instead of ending the process.
     let script = "trap '' XFSZ; ulimit -f 8192; exec \"$@\"";
@@ -265,56 +256,28 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 #[test]
 fn a_clock_that_jumps_ahead_and_back_leaves_nothing_waiting_until_it_has_caught_up() {
-    let Some(library) = faketime() else { return };
-    let mut site = Site::new();
-    let Some(_idp) = Idp::start(&mut site) else { return };
-    let upstream = Upstream::claude();
-    site.use_upstream(&upstream);
+    let Some((mut site, _idp)) = Site::with_idp() else { return };
     site.more = "rate_limits: { device_authorization: { max: 2 } }\n".to_owned();
-    let clock = site.file("clock");
-    let turn = |offset: &str| fs::write(&clock, offset).expect("a file");
-    turn("+0");
-    site.environment.extend([
-        ("LD_PRELOAD", library),
-        ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
-        ("FAKETIME_NO_CACHE", "1".to_owned()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-    ]);
+    let Some(clock) = Clock::of(&mut site) else { return };
     let gateway = site.start();
     let tokens = sign_in(&gateway, "ada");
     let ask = || gateway.post("/v1/messages").bearer(&tokens.access).json(&question(false)).send();
     ask().expect(200);
 
     // Longer than a session token lives, and shorter than a sign-in does.
-    turn("+30d");
+    clock.turn("+30d");
     ask().expect(401);
     eventually("the rate limit", || (gateway.post("/oauth/device_authorization").send().status == 429).then_some(()));
 
-    turn("+0");
+    clock.turn("+0");
     ask().expect(200);
     sign_in(&gateway, "grace");
     Tokens::of(&gateway, &refresh(&gateway, &tokens.refresh));
 }
 
-/// The library that gives a program a clock of its own; `None` (and says so) where it is not installed.
-fn faketime() -> Option<String> {
-    let places = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
-    let found = places
-        .iter()
-        .map(|place| Path::new(place).join("faketime/libfaketimeMT.so.1"))
-        .find(|library| library.is_file());
-    if found.is_none() {
-        skipped("libfaketime");
-    }
-    found.map(|library| library.display().to_string())
-}
-
 #[test]
 fn without_its_key_value_store_a_running_gateway_serves_those_who_are_signed_in() {
-    let mut site = Site::new();
-    let Some(_idp) = Idp::start(&mut site) else { return };
-    let upstream = Upstream::claude();
-    site.use_upstream(&upstream);
+    let Some((site, _idp)) = Site::with_idp() else { return };
     let gateway = site.start();
     let tokens = sign_in(&gateway, "ada");
     let change = |statement: &str| {

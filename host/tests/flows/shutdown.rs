@@ -1,15 +1,10 @@
 //! SIGTERM: nothing new, and what is there may finish.
 
-use crate::support::{PATIENCE, Site, Upstream, discovery, eventually, question};
+use crate::support::{Site, Streaming, Upstream, discovery, eventually};
 
 #[test]
 fn a_stream_finishes_after_sigterm_and_nobody_new_is_let_in() {
-    let (provider, (upstream, requests)) = (discovery(), Upstream::held());
-    let site = Site::for_inference(&provider, &upstream);
-    let mut gateway = site.start();
-    let mut client = gateway.connect();
-    client.post("/v1/messages", &site.session("ada"), &question(true));
-    let mut exchange = requests.recv_timeout(PATIENCE).expect("a request");
+    let Streaming { site: _site, mut gateway, mut client, mut exchange } = Streaming::asked(|_| ());
     exchange.begin_stream();
     exchange.piece(b"event: ping\ndata: {\"before\": true}\n\n").expect("a reader");
     client.until("before");
@@ -43,16 +38,9 @@ fn an_idle_gateway_ends_at_once_on_sigterm() {
 
 #[test]
 fn a_stream_without_end_is_cut_when_the_drain_time_is_over() {
-    let (provider, (upstream, requests)) = (discovery(), Upstream::held());
-    let mut site = Site::for_inference(&provider, &upstream);
-    site.environment.push(("CLAUDE_GATEWAY_DRAIN_TIMEOUT_MS", "300".to_owned()));
-    let mut gateway = site.start();
-    let mut client = gateway.connect();
-    client.post("/v1/messages", &site.session("ada"), &question(true));
-    let mut exchange = requests.recv_timeout(PATIENCE).expect("a request");
-    exchange.begin_stream();
-    exchange.piece(b"event: ping\ndata: {}\n\n").expect("a reader");
-    client.until("event: ping");
+    let Streaming { site: _site, mut gateway, mut client, exchange: _exchange } = Streaming::begun(|site| {
+        site.environment.push(("CLAUDE_GATEWAY_DRAIN_TIMEOUT_MS", "300".to_owned()));
+    });
 
     gateway.terminate();
 

@@ -53,9 +53,7 @@ fn a_person_signs_in_and_gets_an_answer(store: Store) {
 
 #[test]
 fn polls_at_the_same_moment_get_one_token() {
-    let mut site = Site::new();
-    let Some(_idp) = Idp::start(&mut site) else { return };
-    site.use_upstream(&Upstream::claude());
+    let Some((site, _idp)) = Site::with_idp() else { return };
     let gateway = site.start();
     let device = Device::authorize(&gateway);
     Browser::of("ada").sign_in(&gateway, &device.user_code).expect(200);
@@ -128,9 +126,7 @@ fn a_stranger_is_refused(store: Store, login: &str, reason: &str) {
 
 #[test]
 fn a_person_who_says_no_stops_the_sign_in() {
-    let mut site = Site::new();
-    let Some(_idp) = Idp::start(&mut site) else { return };
-    site.use_upstream(&Upstream::claude());
+    let Some((site, _idp)) = Site::with_idp() else { return };
     let gateway = site.start();
     let device = Device::authorize(&gateway);
 
@@ -147,9 +143,7 @@ fn a_person_who_says_no_stops_the_sign_in() {
 
 #[test]
 fn a_page_of_another_site_cannot_confirm_a_code() {
-    let mut site = Site::new();
-    let Some(_idp) = Idp::start(&mut site) else { return };
-    site.use_upstream(&Upstream::claude());
+    let Some((site, _idp)) = Site::with_idp() else { return };
     let gateway = site.start();
     let device = Device::authorize(&gateway);
 
@@ -167,9 +161,7 @@ fn a_page_of_another_site_cannot_confirm_a_code() {
 
 #[test]
 fn a_browser_that_did_not_start_the_sign_in_cannot_end_it() {
-    let mut site = Site::new();
-    let Some(_idp) = Idp::start(&mut site) else { return };
-    site.use_upstream(&Upstream::claude());
+    let Some((site, _idp)) = Site::with_idp() else { return };
     let gateway = site.start();
     let device = Device::authorize(&gateway);
     let browser = Browser::of("ada");
@@ -198,10 +190,7 @@ fn a_browser_that_did_not_start_the_sign_in_cannot_end_it() {
 
 #[test]
 fn a_refresh_rotates_and_the_old_token_is_worthless() {
-    let mut site = Site::new();
-    let Some(_idp) = Idp::start(&mut site) else { return };
-    let upstream = Upstream::claude();
-    site.use_upstream(&upstream);
+    let Some((site, _idp)) = Site::with_idp() else { return };
     let gateway = site.start();
     let first = sign_in(&gateway, "ada");
 
@@ -218,9 +207,7 @@ fn a_refresh_rotates_and_the_old_token_is_worthless() {
 
 #[test]
 fn a_refresh_asks_the_provider_again() {
-    let mut site = Site::new();
-    let Some(idp) = Idp::start(&mut site) else { return };
-    site.use_upstream(&Upstream::claude());
+    let Some((site, idp)) = Site::with_idp() else { return };
     let gateway = site.start();
     let first = sign_in(&gateway, "ada");
 
@@ -237,9 +224,7 @@ fn a_refresh_asks_the_provider_again() {
 
 #[test]
 fn a_person_who_was_removed_is_out_at_the_next_refresh() {
-    let mut site = Site::new();
-    let Some(idp) = Idp::start(&mut site) else { return };
-    site.use_upstream(&Upstream::claude());
+    let Some((site, idp)) = Site::with_idp() else { return };
     let gateway = site.start();
     let tokens = sign_in(&gateway, "grace");
 
@@ -250,9 +235,7 @@ fn a_person_who_was_removed_is_out_at_the_next_refresh() {
 
 #[test]
 fn a_refresh_token_that_was_tampered_with_is_refused() {
-    let mut site = Site::new();
-    let Some(_idp) = Idp::start(&mut site) else { return };
-    site.use_upstream(&Upstream::claude());
+    let Some((site, _idp)) = Site::with_idp() else { return };
     let gateway = site.start();
     let tokens = sign_in(&gateway, "grace");
     let (begin, end) = tokens.refresh.split_at(tokens.refresh.len() / 2);

@@ -6,16 +6,11 @@ use std::time::{Duration, Instant};
 
 use reqwest::blocking::{Body, Client};
 
-use crate::support::{Exchange, PATIENCE, Site, Upstream, discovery, eventually, question};
+use crate::support::{Exchange, PATIENCE, Site, Streaming, Upstream, discovery, eventually, question};
 
 #[test]
 fn each_piece_arrives_before_the_upstream_sends_the_next() {
-    let (provider, (upstream, requests)) = (discovery(), Upstream::held());
-    let site = Site::for_inference(&provider, &upstream);
-    let gateway = site.start();
-    let mut client = gateway.connect();
-    client.post("/v1/messages", &site.session("ada"), &question(true));
-    let mut exchange = requests.recv_timeout(PATIENCE).expect("a request");
+    let Streaming { site: _site, gateway, mut client, mut exchange } = Streaming::asked(|_| ());
 
     exchange.begin_stream();
     let head = client.until("\r\n\r\n");
@@ -37,15 +32,7 @@ fn each_piece_arrives_before_the_upstream_sends_the_next() {
 
 #[test]
 fn a_client_that_leaves_takes_the_upstream_request_with_it() {
-    let (provider, (upstream, requests)) = (discovery(), Upstream::held());
-    let site = Site::for_inference(&provider, &upstream);
-    let gateway = site.start();
-    let mut client = gateway.connect();
-    client.post("/v1/messages", &site.session("ada"), &question(true));
-    let mut exchange = requests.recv_timeout(PATIENCE).expect("a request");
-    exchange.begin_stream();
-    exchange.piece(b"event: ping\ndata: {}\n\n").expect("a reader");
-    client.until("event: ping");
+    let Streaming { site: _site, gateway, client, exchange } = Streaming::begun(|_| ());
 
     drop(client);
 
@@ -57,12 +44,7 @@ fn a_client_that_leaves_takes_the_upstream_request_with_it() {
 
 #[test]
 fn a_client_that_leaves_before_the_answer_is_in_the_audit_trail() {
-    let (provider, (upstream, requests)) = (discovery(), Upstream::held());
-    let site = Site::for_inference(&provider, &upstream);
-    let gateway = site.start();
-    let mut client = gateway.connect();
-    client.post("/v1/messages", &site.session("ada"), &question(true));
-    let mut exchange = requests.recv_timeout(PATIENCE).expect("a request");
+    let Streaming { site: _site, gateway, client, mut exchange } = Streaming::asked(|_| ());
 
     drop(client);
 
@@ -117,15 +99,7 @@ fn leaves_over_http_2(body: impl Fn() -> Body + Sync, then: impl FnOnce(Exchange
 
 #[test]
 fn an_upstream_that_breaks_off_breaks_the_answer_off() {
-    let (provider, (upstream, requests)) = (discovery(), Upstream::held());
-    let site = Site::for_inference(&provider, &upstream);
-    let gateway = site.start();
-    let mut client = gateway.connect();
-    client.post("/v1/messages", &site.session("ada"), &question(true));
-    let mut exchange = requests.recv_timeout(PATIENCE).expect("a request");
-    exchange.begin_stream();
-    exchange.piece(b"event: ping\ndata: {}\n\n").expect("a reader");
-    client.until("event: ping");
+    let Streaming { site: _site, gateway, mut client, exchange } = Streaming::begun(|_| ());
 
     drop(exchange);
 

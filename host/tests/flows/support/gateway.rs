@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
+use reqwest::Method;
 use reqwest::blocking::{Client, RequestBuilder};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -18,7 +19,9 @@ use super::http::{Call, Raw, plain_client};
 use super::postgres::PASSWORD;
 use super::transcript::Transcript;
 use super::upstream::{DELTAS, PROMPT};
-use super::{PATIENCE, Postgres, Upstream, eventually, free_port, session};
+use super::{
+    ADMIN_KEY, Idp, PATIENCE, Postgres, Upstream, admin, discovery, eventually, free_port, session, session_with,
+};
 
 /// The credential for the upstream.
 pub(crate) const UPSTREAM_KEY: &str = "upstream-key-for-tests-only";
@@ -136,6 +139,25 @@ impl Site {
         self.entries.push(format!("base_url: \"http://{}\", {keys}", upstream.address));
     }
 
+    /// The same with metering, on `store`; `None` (and says so) when that is not on the machine.
+    pub(crate) fn metered(store: Store, upstream: &Upstream) -> Option<(Self, Option<Postgres>)> {
+        let (mut site, database) = store.site()?;
+        site.issuer = format!("http://{}", discovery().address);
+        site.has_session_secret = true;
+        site.use_upstream(upstream);
+        site.more = admin();
+        site.transcript.secret(ADMIN_KEY);
+        Some((site, database))
+    }
+
+    /// A site where people sign in and a model answers, on `SQLite`; `None` (and says so) without Node.js.
+    pub(crate) fn with_idp() -> Option<(Self, Idp)> {
+        let mut site = Self::new();
+        let idp = Idp::start(&mut site)?;
+        site.use_upstream(&Upstream::claude());
+        Some((site, idp))
+    }
+
     /// Adds `upstream` as the next to be tried.
     pub(crate) fn use_upstream(&mut self, upstream: &Upstream) {
         self.transcript.internal(&upstream.address);
@@ -178,6 +200,12 @@ impl Site {
         let token = session(&self.public_url, sub);
         self.transcript.unlogged(&token);
         token
+    }
+
+    /// The same with claims of the story's own.
+    pub(crate) fn session_with(&self, claims: &Value) -> String {
+        assert!(self.has_session_secret, "this site signs with keys of its own");
+        session_with(&self.public_url, claims)
     }
 
     /// Starts a gateway and waits until it is ready.
@@ -395,6 +423,10 @@ impl Gateway {
 
     pub(crate) fn delete(&self, path: &str) -> Call {
         self.call(self.client.delete(self.url(path)))
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> Call {
+        self.call(self.client.request(method, self.url(path)))
     }
 
     /// A request of any client, whose answer is to be recorded.

@@ -3,7 +3,10 @@
 //! Nothing here knows how the gateway works inside: it is a program with a file, a port and a standard error.
 //! Nothing waits for a fixed time: every wait is for a condition, bounded by [`PATIENCE`].
 
+mod administrator;
 mod authlib;
+mod books;
+mod clock;
 pub(crate) mod cloud;
 mod gateway;
 mod http;
@@ -16,6 +19,7 @@ mod programs;
 mod proxy;
 mod sdk;
 mod server;
+mod streaming;
 mod tokens;
 mod transcript;
 mod upstream;
@@ -25,7 +29,10 @@ use std::net::TcpListener;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(crate) use administrator::{ADMIN_KEY, LIMITS, admin};
 pub(crate) use authlib::Authlib;
+pub(crate) use books::Books;
+pub(crate) use clock::Clock;
 pub(crate) use gateway::{Gateway, SESSION_SECRET, Site, Store, UPSTREAM_KEY, binary};
 pub(crate) use http::{Answer, plain_client};
 pub(crate) use idp::{Idp, person};
@@ -33,12 +40,15 @@ pub(crate) use issuer::Issuer;
 pub(crate) use otlp::{Form, decoded, export};
 pub(crate) use people::{Browser, Device, Tokens, poll, refresh, sign_in, until_ready};
 pub(crate) use postgres::{PASSWORD, Postgres};
-pub(crate) use programs::{command, lacks, node, search_path, skipped};
+pub(crate) use programs::{command, lacks, node, search_path, source};
 pub(crate) use proxy::Proxy;
 pub(crate) use sdk::{python_sdk, python_sdk_in_full, typescript_sdk, typescript_sdk_in_full};
 pub(crate) use server::{Authority, Server};
-pub(crate) use tokens::{forge, header, session, unix_now};
-pub(crate) use upstream::{DELTAS, Exchange, MODEL, Seen, Upstream, discovery, discovery_when, message, question};
+pub(crate) use streaming::Streaming;
+pub(crate) use tokens::{forge, header, session, session_with, unix_now};
+pub(crate) use upstream::{
+    DELTAS, Exchange, MODEL, Seen, Upstream, discovery, discovery_when, message, question, question_of,
+};
 
 /// How long a story waits for anything. Generous: a healthy run never comes near, and a slow machine is no fault.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);

@@ -12,12 +12,16 @@ use super::SESSION_SECRET;
 
 /// A good session of `sub` at a site that signs with [`SESSION_SECRET`].
 pub(crate) fn session(issuer: &str, sub: &str) -> String {
+    session_with(issuer, &json!({"sub": sub, "email": format!("{sub}@example.com")}))
+}
+
+/// The same with claims of the story's own.
+pub(crate) fn session_with(issuer: &str, claims: &Value) -> String {
     let now = unix_now();
-    let claims = json!({
-        "sub": sub, "email": format!("{sub}@example.com"), "aud": "claude-gateway", "iss": issuer,
-        "iat": now, "exp": now + 3600,
-    });
-    forge(&header(SESSION_SECRET), &claims, SESSION_SECRET)
+    let mut all = json!({"aud": "claude-gateway", "iss": issuer, "iat": now, "exp": now + 3600});
+    let own = claims.as_object().expect("an object").clone();
+    all.as_object_mut().expect("an object").extend(own);
+    forge(&header(SESSION_SECRET), &all, SESSION_SECRET)
 }
 
 /// A token with this header and these claims, signed HS256 with `secret` whatever the header says.

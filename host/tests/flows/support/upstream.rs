@@ -28,6 +28,14 @@ pub(crate) fn question(stream: bool) -> Value {
     })
 }
 
+/// A request for a message of [`Upstream::told`] that costs what `usage` does.
+pub(crate) fn question_of(model: &str, usage: &Value, stream: bool) -> Value {
+    let mut question = question(stream);
+    question["model"] = model.into();
+    question["metadata"] = json!({"usage": usage});
+    question
+}
+
 /// The answer of an API to [`question`] without streaming.
 pub(crate) fn message() -> Value {
     json!({
@@ -130,6 +138,38 @@ impl Upstream {
                 Some("/v1/messages/count_tokens") => exchange.answer(200, &[], &json!({"input_tokens": 11})),
                 _ => exchange.answer(404, &[], &json!({"type": "error"})),
             }
+        })
+    }
+
+    /// Answers with the usage that the request has in its `metadata`, in the form that it asks for.
+    pub(crate) fn told() -> Self {
+        Self::start(|mut exchange| {
+            let request = exchange.json();
+            let usage = &request["metadata"]["usage"];
+            if request["stream"] != true {
+                let mut answer = message();
+                answer["usage"] = usage.clone();
+                return exchange.answer(200, &[], &answer);
+            }
+            let mut first = usage.clone();
+            // A placeholder, as the API has it.
+            first["output_tokens"] = 1.into();
+            let last = json!({
+                "output_tokens": usage["output_tokens"].as_u64().unwrap_or(0),
+                "server_tool_use": usage["server_tool_use"],
+            });
+            let events = [
+                json!({"type": "message_start", "message": {"usage": first}}),
+                json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x"}}),
+                json!({"type": "message_delta", "delta": {}, "usage": last}),
+                json!({"type": "message_stop"}),
+            ];
+            exchange.begin_stream();
+            for event in events {
+                let name = event["type"].as_str().unwrap_or_default();
+                exchange.piece(format!("event: {name}\ndata: {event}\n\n").as_bytes()).expect("a reader");
+            }
+            exchange.end();
         })
     }
 
