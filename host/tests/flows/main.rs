@@ -9,6 +9,8 @@
 mod support;
 
 mod addresses;
+mod administering;
+mod alerts;
 mod audit;
 mod authlib;
 mod boot;
@@ -17,6 +19,7 @@ mod clouds;
 mod crashes;
 mod credentials;
 mod egress;
+mod erasing;
 mod hostile;
 mod import;
 mod inference;
@@ -25,6 +28,8 @@ mod masking;
 mod metrics;
 mod online;
 mod outages;
+mod periods;
+mod prices;
 mod providers;
 mod reload;
 mod rendered;

@@ -6,14 +6,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Exchange, Gateway, PATIENCE, Postgres, Site, Store, Upstream, discovery, eventually, question};
-
-const ADMIN_KEY: &str = "admin-key-for-tests-only-0123456789abcdef";
-
-/// The section that turns metering on.
-fn admin() -> String {
-    format!("admin:\n  write_keys:\n    - {{id: ci, key: {ADMIN_KEY}}}\n")
-}
+use crate::support::{
+    Books, Clock, Exchange, Gateway, Postgres, Site, Store, Streaming, Upstream, admin, discovery, eventually, question,
+};
 
 /// The usage that the upstream tells for the request with this number: each costs something else.
 fn usage_of(number: u64) -> Value {
@@ -60,14 +55,6 @@ fn numbered_question(number: u64) -> Value {
     question
 }
 
-fn set_cap(gateway: &Gateway, cap: &Value) {
-    gateway.post("/v1/organizations/spend_limits").header("x-api-key", ADMIN_KEY).json(cap).send().expect(200);
-}
-
-fn admin_get(gateway: &Gateway, path: &str) -> Value {
-    gateway.get(path).header("x-api-key", ADMIN_KEY).send().expect(200).json()
-}
-
 #[test]
 fn a_thousand_requests_at_once_overshoot_a_cap_by_less_than_one() {
     let Some(database) = Postgres::start() else { return };
@@ -77,7 +64,7 @@ fn a_thousand_requests_at_once_overshoot_a_cap_by_less_than_one() {
     site.more = admin() + "enforcement: {fail_closed_on_error: true}\n";
     let replica = site.replica();
     let gateways = [site.start(), replica.start()];
-    set_cap(&gateways[0], &json!({"scope": {"type": "user", "user_id": "ada"}, "amount": "20", "period": "daily"}));
+    gateways[0].set_cap(&json!({"scope": {"type": "user", "user_id": "ada"}, "amount": "20", "period": "daily"}));
     let token = site.session("ada");
     let (answered, dearest) = (AtomicUsize::new(0), cost_of(999));
     std::thread::scope(|scope| {
@@ -117,6 +104,11 @@ fn a_thousand_requests_at_once_overshoot_a_cap_by_less_than_one() {
 }
 
 #[test]
+fn the_books_balance_when_hosts_are_killed_at_any_moment_on_sqlite() {
+    the_books_balance_when_hosts_are_killed(Store::Sqlite);
+}
+
+#[test]
 fn the_books_balance_when_hosts_are_killed_at_any_moment_on_postgresql() {
     the_books_balance_when_hosts_are_killed(Store::Postgres);
 }
@@ -124,73 +116,81 @@ fn the_books_balance_when_hosts_are_killed_at_any_moment_on_postgresql() {
 fn the_books_balance_when_hosts_are_killed(store: Store) {
     const ROUNDS: u64 = 6;
     const EACH: u64 = 25;
-    let Some((mut site, database)) = store.site() else { return };
-    let database = database.expect("a database to look into");
-    let (provider, upstream) = (discovery(), numbered());
-    site.issuer = format!("http://{}", provider.address);
-    site.has_session_secret = true;
-    site.use_upstream(&upstream);
-    site.more = admin() + "enforcement: {reservation_ttl_seconds: 1}\n";
+    let upstream = numbered();
+    let Some((mut site, database)) = Site::metered(store, &upstream) else { return };
+    let Some(clock) = Clock::of(&mut site) else { return };
+    // Longer than any request takes here, and over long before what was settled is forgotten.
+    site.more += "enforcement: {reservation_ttl_seconds: 60, fail_closed_on_error: true}\n";
+    let books = Books::of(&site, database.as_ref());
     let mut numbers = 0..;
     for round in 0..ROUNDS {
         let gateway = site.start();
+        let (begun, finished) = (upstream.seen().len(), AtomicUsize::new(0));
         let asked: Vec<u64> = numbers.by_ref().take(usize::try_from(EACH).expect("few")).collect();
         std::thread::scope(|scope| {
             for number in asked {
                 // Each request is somebody else's, so that each can be found in the books.
                 let token = site.session(&format!("u{number}"));
                 let ask = gateway.post("/v1/messages").bearer(&token).json(&numbered_question(number));
-                scope.spawn(move || drop(ask.try_send()));
+                let finished = &finished;
+                scope.spawn(move || {
+                    if ask.try_send().is_ok() {
+                        finished.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
             }
-            // Somewhere between the first reservation and the last settlement.
-            std::thread::sleep(Duration::from_millis(20 + 37 * round));
+            // Somewhere between the first reservation and the last settlement: another moment in every round.
+            eventually("the moment", || {
+                let answered = u64::try_from(finished.load(Ordering::Relaxed)).expect("few");
+                (upstream.seen().len() > begun && answered >= 4 * round).then_some(())
+            });
             gateway.kill();
         });
     }
+    // When the time of the dead is over, somebody's request finds that a sweep is due, and it takes back what they held.
+    clock.turn("+2m");
     let gateway = site.start();
-    let number = |sql: &str| database.query(sql).expect("an answer").parse::<u64>().expect("a number");
-    let ahead = "select count(*) from spend where kind = 'hold' and state = 'held' \
-         and expires_at > extract(epoch from now()) * 1000";
-    eventually("the time of the dead to be over", || (number(ahead) == 0).then_some(()));
-    database.query("update pointers set changed_at = 0 where name = 'sweep'");
-    // Somebody's request finds that a sweep is due; expired reservations are taken back by it.
+    let token = site.session("somebody");
+    gateway.post("/v1/messages").bearer(&token).json(&numbered_question(0)).send().expect(200);
     eventually("reservations of the dead to expire", || {
-        let token = site.session("somebody");
-        gateway.post("/v1/messages").bearer(&token).json(&numbered_question(0)).send().expect(200);
-        database.query("update pointers set changed_at = 0 where name = 'sweep'");
-        (number("select count(*) from spend where kind = 'hold' and state = 'held'") == 0).then_some(())
+        (books.number("select count(*) from spend where kind = 'hold' and state = 'held'") == 0).then_some(())
     });
-    assert_eq!(number("select count(*) from spend where kind in ('day', 'week', 'month') and held <> 0"), 0);
-    let rows = database
-        .query(
-            "select d.principal || ' ' || d.nanos || ' ' || d.requests || ' ' || h.state from spend d \
-             join spend h on h.kind = 'hold' and h.owner = d.principal \
-             where d.kind = 'day' and d.principal like 'u%'",
-        )
-        .expect("rows");
-    let (mut settled, mut expired) = (0, 0);
+    assert_eq!(books.number("select count(*) from spend where kind in ('day', 'week', 'month') and held <> 0"), 0);
+    let rows = books.query(
+        "select d.principal, d.nanos, d.requests, h.state from spend d \
+         join spend h on h.kind = 'hold' and h.owner = d.principal where d.kind = 'day' and d.principal like 'u%'",
+    );
+    let asked = upstream.seen().into_iter().filter(|seen| seen.path == "/v1/messages").count();
+    let (mut settled, mut requests, mut expired) = (0, 0, 0);
     for row in rows.lines() {
-        let [principal, nanos, requests, state] = row.split(' ').collect::<Vec<_>>()[..] else { panic!("{row}") };
+        let [principal, nanos, count, state] = row.split('|').collect::<Vec<_>>()[..] else { panic!("{row}") };
         let number: u64 = principal[1..].parse().expect("a number");
         match state {
             "settled" => {
                 // A stream that was cut off by the kill is not settled: nobody was left to do it.
-                assert_eq!((nanos, requests), (cost_of(number).to_string().as_str(), "1"), "{row}");
+                assert_eq!((nanos, count), (cost_of(number).to_string().as_str(), "1"), "{row}");
                 settled += cost_of(number);
+                requests += 1;
             }
             "expired" => {
-                assert_eq!((nanos, requests), ("0", "0"), "{row}");
+                assert_eq!((nanos, count), ("0", "0"), "{row}");
                 expired += 1;
             }
             other => panic!("{other}: {row}"),
         }
     }
-    let sums = "select coalesce(sum(nanos), 0)::bigint from spend where principal like 'u%' and kind = ";
+    // The upstream was asked for somebody, too; what it was asked for and is nowhere in the books was never let in.
+    assert!(
+        requests + expired + 1 >= asked,
+        "{asked} requests reached the upstream, {requests} and {expired} are known"
+    );
     for kind in ["day", "week", "month", "usage"] {
-        assert_eq!(number(&format!("{sums}'{kind}'")), settled, "{kind}");
+        let sum = format!("select coalesce(sum(nanos), 0) from spend where principal like 'u%' and kind = '{kind}'");
+        assert_eq!(books.number(&sum), settled, "{kind}");
     }
-    let listed = admin_get(&gateway, "/v1/organizations/spend_reservations?state=expired&limit=1000");
+    let listed = gateway.read("/v1/organizations/spend_reservations?state=expired&limit=1000");
     assert_eq!(listed["data"].as_array().map(Vec::len), Some(expired));
+    println!("{requests} requests settled, {expired} reservations expired, of {asked} that the upstream was asked");
     assert!(settled > 0 && expired > 0, "{settled} nano-dollars settled, {expired} reservations expired");
 }
 
@@ -257,27 +257,55 @@ fn a_database_that_is_away_or_slow_closes_the_door_where_that_is_configured() {
     assert_eq!(upstream.seen().iter().filter(|seen| seen.path != "/v1/messages").count(), 0);
 }
 
+/// What Ada has spent, in cents, once it is `expected`.
+fn until_spent(gateway: &Gateway, expected: &str) {
+    eventually("the books to be complete", || {
+        let listed = gateway.read("/v1/organizations/spend_limits/effective?user_ids[]=ada&period[]=daily");
+        (listed["data"][0]["period_to_date_spend"] == expected).then_some(())
+    });
+}
+
+fn event(data: &Value) -> Vec<u8> {
+    format!("event: {}\ndata: {data}\n\n", data["type"].as_str().expect("a name")).into_bytes()
+}
+
+fn start_of_1000() -> Value {
+    json!({"type": "message_start", "message": {"usage": {"input_tokens": 1000, "output_tokens": 1}}})
+}
+
+fn text(text: &str) -> Value {
+    json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}})
+}
+
 #[test]
 fn a_client_that_leaves_before_the_first_byte_pays_for_its_input() {
-    let (provider, (upstream, requests)) = (discovery(), Upstream::held());
-    let mut site = Site::for_inference(&provider, &upstream);
-    site.more = admin();
-    let gateway = site.start();
-    let token = site.session("ada");
-    let mut client = gateway.connect();
-    client.post("/v1/messages", &token, &numbered_question(0));
-    let mut exchange = requests.recv_timeout(PATIENCE).expect("a request");
+    let mut streaming = Streaming::asked(|site| site.more = admin());
+    streaming.exchange.begin_stream();
+    streaming.client.until("200 OK");
+    drop(streaming.client);
+    streaming.exchange.piece(&event(&start_of_1000())).expect("a reader");
+    // Three dollars per million tokens.
+    until_spent(&streaming.gateway, "0.3");
+    streaming.exchange.until_closed();
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_billed_by_the_last_figure_and_an_estimate_of_what_followed() {
+    let mut streaming = Streaming::asked(|site| site.more = admin());
+    let exchange = &mut streaming.exchange;
     exchange.begin_stream();
-    client.until("200 OK");
-    drop(client);
-    let start = json!({"type": "message_start", "message": {"usage": {"input_tokens": 1000, "output_tokens": 1}}});
-    exchange.piece(format!("event: message_start\ndata: {start}\n\n").as_bytes()).expect("a reader");
-    eventually("the input to be billed", || {
-        let listed = admin_get(&gateway, "/v1/organizations/spend_limits/effective?user_ids[]=ada&period[]=daily");
-        // Three dollars per million tokens.
-        (listed["data"][0]["period_to_date_spend"] == "0.3").then_some(())
-    });
-    exchange.until_closed();
+    exchange.piece(&event(&start_of_1000())).expect("a reader");
+    // Told: 100 tokens of output. What it was told for counts no more than that.
+    exchange.piece(&event(&text(&"x".repeat(4000)))).expect("a reader");
+    let told = json!({"type": "message_delta", "delta": {}, "usage": {"output_tokens": 100}});
+    exchange.piece(&event(&told)).expect("a reader");
+    // Not told: 400 characters, a hundred tokens.
+    exchange.piece(&event(&text(&"y".repeat(400)))).expect("a reader");
+    streaming.client.until(&"y".repeat(400));
+    drop(streaming.client);
+    // 1000 tokens of input and 200 of output: 0.3 cents and 0.3 cents.
+    until_spent(&streaming.gateway, "0.6");
+    streaming.exchange.until_closed();
 }
 
 /// Keeps a table to itself, so that statements about it wait, until it is released or dropped.
