@@ -330,14 +330,21 @@ impl ByteStream for Pieces {
 
 /// A body that comes when the test says so: pieces that are pushed, and nothing until then.
 #[derive(Clone, Default)]
-pub(crate) struct Held(Rc<RefCell<(VecDeque<Option<Bytes>>, Option<Waker>)>>);
+pub(crate) struct Held(Rc<RefCell<Coming>>);
+
+/// What was pushed, `None` being the end, and who waits for more.
+#[derive(Default)]
+struct Coming {
+    pieces: VecDeque<Option<Bytes>>,
+    waiting: Option<Waker>,
+}
 
 impl Held {
     /// The next piece; `None` is the end.
     pub(crate) fn push(&self, piece: Option<Bytes>) {
-        let (pieces, waker) = &mut *self.0.borrow_mut();
-        pieces.push_back(piece);
-        waker.take().into_iter().for_each(Waker::wake);
+        let coming = &mut *self.0.borrow_mut();
+        coming.pieces.push_back(piece);
+        coming.waiting.take().into_iter().for_each(Waker::wake);
     }
 }
 
@@ -349,14 +356,12 @@ impl ByteStream for Held {
 
     async fn next(&mut self) -> Option<Result<Bytes, StreamError>> {
         std::future::poll_fn(|context| {
-            let (pieces, waker) = &mut *self.0.borrow_mut();
-            match pieces.pop_front() {
-                Some(piece) => Poll::Ready(piece.map(Ok)),
-                None => {
-                    *waker = Some(context.waker().clone());
-                    Poll::Pending
-                }
+            let coming = &mut *self.0.borrow_mut();
+            if let Some(piece) = coming.pieces.pop_front() {
+                return Poll::Ready(piece.map(Ok));
             }
+            coming.waiting = Some(context.waker().clone());
+            Poll::Pending
         })
         .await
     }

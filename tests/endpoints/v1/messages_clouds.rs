@@ -15,7 +15,7 @@ const PING: &str = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
 /// A gateway with `config` whose only upstream is a cloud.
 fn gateway(config: &str, upstream: &str) -> TestGateway {
     let (head, rest) = config.split_once("upstreams:").expect("a section");
-    let rest: String = rest.lines().skip(2).map(|line| format!("{line}\n")).collect();
+    let rest = rest.lines().skip(2).collect::<Vec<_>>().join("\n");
     TestGateway::with_config(&format!("{head}upstreams: [{{name: a, {upstream}}}]\n{rest}"))
 }
 
