@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     Answer, Gateway, Idp, MODEL, Postgres, Site, Upstream, command, discovery, discovery_when, eventually, free_port,
-    lacks, question, refresh, sign_in, until_ready,
+    lacks, question, refresh, sign_in,
 };
 
 const TOKEN: &str = "scrape-token-for-tests-only";
@@ -198,7 +198,7 @@ fn a_start_that_takes_long_is_told_from_one_that_hangs() {
     assert!(gateway.refuses_connections(), "nobody is served yet");
 
     may_start.store(true, Ordering::Release);
-    until_ready(&gateway);
+    eventually("readiness", || (gateway.get("/readyz").try_send().ok()?.status == 200).then_some(()));
     assert_eq!(ask(&gateway, port, "/readyz").expect(200).json()["phase"], "serving");
 }
 

@@ -144,7 +144,7 @@ fn what_is_no_request_is_answered_with_an_id_of_its_own() {
         ("GET / HTTP/1.1\r\n\r\n", "400"),
         ("GET / HTTP/1.1\r\nhost: a\r\nbad header\r\n\r\n", "400"),
         ("GET / HTTP/1.1\r\nhost: a\r\ncontent-length: twelve\r\n\r\n", "400"),
-        ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
+        ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "411"),
         (&long, "431"),
         // After a request that was answered, on its connection.
         ("GET /healthz HTTP/1.1\r\nhost: a\r\n\r\nGET\r\n\r\n", "400"),
