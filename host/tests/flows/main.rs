@@ -20,6 +20,7 @@ mod crashes;
 mod credentials;
 mod egress;
 mod erasing;
+mod failover;
 mod hostile;
 mod import;
 mod inference;
