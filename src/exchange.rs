@@ -1,12 +1,14 @@
 //! One HTTP exchange as the gateway sees it: a [`Request`] in, a [`Response`] out, free of any SDK.
 
+use std::any::Any;
 use std::net::IpAddr;
 
+use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 
-use crate::ports::{BodySink, BoxStream, StreamError};
+use crate::ports::{BodySink, BoxStream, ByteStream, StreamError};
 
 /// An incoming request.
 pub struct Request {
@@ -59,6 +61,24 @@ pub async fn read_body(body: &mut BoxStream, limit: u64) -> Result<Bytes, BodyEr
         whole.get_or_insert_with(|| BytesMut::from(&first[..])).extend_from_slice(&piece);
     }
     Err(BodyError::TooLarge(limit))
+}
+
+/// A body that is all there.
+pub fn in_one_piece(whole: Bytes) -> BoxStream {
+    Box::new(Whole(Some(whole)))
+}
+
+struct Whole(Option<Bytes>);
+
+#[async_trait(?Send)]
+impl ByteStream for Whole {
+    async fn next(&mut self) -> Option<Result<Bytes, StreamError>> {
+        self.0.take().map(Ok)
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
 }
 
 /// An answer.

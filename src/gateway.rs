@@ -3,8 +3,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::FutureExt;
+use futures_util::{pin_mut, select_biased};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::config::Config;
@@ -129,6 +132,17 @@ impl Gateway {
                 Failure::invalid_request("the request body is incomplete").because(broken.to_string())
             }
         })
+    }
+
+    /// What comes within `limit`, if anything does.
+    pub(crate) async fn in_time<T>(&self, limit: Duration, answer: impl Future<Output = T>) -> Option<T> {
+        let answer = answer.fuse();
+        let timeout = self.ports.clock.sleep(limit).fuse();
+        pin_mut!(answer, timeout);
+        select_biased! {
+            answer = answer => Some(answer),
+            () = timeout => None,
+        }
     }
 
     /// Writes one audit event.

@@ -6,7 +6,9 @@
 
 mod alerts;
 mod audit_copy;
+mod compatibility;
 pub mod config;
+mod counting;
 mod credentials;
 pub mod domain;
 mod endpoints;
@@ -36,6 +38,8 @@ pub mod wire;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod testing_replicas;
 
 #[cfg(target_family = "wasm")]
 mod spin;

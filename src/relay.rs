@@ -28,15 +28,15 @@ use crate::spending::{self, Bill, Clearance};
 use crate::stream::meter::Meter;
 use crate::stream::{End, PING, Translator};
 use crate::upstream::catalog::{Candidate, Plan};
-use crate::upstream::credentials;
+use crate::upstream::credentials::{self, Credential};
 use crate::upstream::{self, BillingGroup, Call, Caller, Failures, Form, Message, Operation, RequestIds, Verdict};
 use crate::wire::content_encoding::Decoder;
 
 /// The most of an upstream's error that is read; more than any of them sends.
-const MAX_ERROR_BYTES: u64 = 1024 * 1024;
+pub(crate) const MAX_ERROR_BYTES: u64 = 1024 * 1024;
 
 /// How long the rest of an upstream's error is waited for; others may be able to answer.
-const ERROR_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const ERROR_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The most of a JSON answer that is read where an answer has to be read whole; far more than a model can write.
 const MAX_JSON_BYTES: u64 = 32 * 1024 * 1024;
@@ -72,6 +72,8 @@ pub(crate) struct Inference {
     pub(crate) clearance: Option<Clearance>,
     /// What it says about who pays.
     pub(crate) billing_group: BillingGroup,
+    /// Whether its tokens were not counted but estimated.
+    pub(crate) count_is_estimated: Cell<bool>,
 }
 
 impl Inference {
@@ -107,11 +109,14 @@ pub(crate) async fn send(gateway: &Rc<Gateway>, context: &Context, inference: In
             }
         }
     }
-    if let Some((upstream, ids, answer, masking)) = failures.into_answer() {
-        return Ok(relay.finish(Some(upstream), &ids, answer.map(Body::Full), masking.as_ref()));
+    let masking = inference.masked.get().map(|masked| &masked.receipt);
+    if let Some((upstream, ids, answer, told)) = failures.into_answer() {
+        if let Some(estimate) = relay.estimated_count(answer.status()).await {
+            return Ok(relay.finish(None, &ids, estimate, masking));
+        }
+        return Ok(relay.finish(Some(upstream), &ids, answer.map(Body::Full), told.as_ref()));
     }
     let answer = upstream::all_failed(inference.plan.permitted, &context.request_id);
-    let masking = inference.masked.get().map(|masked| &masked.receipt);
     Ok(relay.finish(None, &last_ids, answer.map(Body::Full), masking))
 }
 
@@ -152,13 +157,7 @@ impl<'a> Relay<'a> {
             Outcome::Failed { ids, answer: answer.map(|answer| (answer, receipt())) }
         };
         let begun = self.gateway.ports.clock.now();
-        let mut answer = self.ask(candidate, &call).await;
-        if answer.as_ref().is_ok_and(|answer| credentials::is_withdrawn(upstream, answer.status())) {
-            // A federated token may be withdrawn before its end: one more try with a new one (inference contract §9.5).
-            self.gateway.forget_credential(index);
-            answer = self.ask(candidate, &call).await;
-        }
-        let answer = match answer {
+        let answer = match self.ask_compatibly(candidate, &call).await {
             Ok(answer) => answer,
             Err(reason) => {
                 self.failed(candidate, begun, "no_answer", &reason);
@@ -334,6 +333,13 @@ impl<'a> Relay<'a> {
         Ok(Some(inference.masked.get_or_init(|| masked)))
     }
 
+    /// The message as the upstream got it: masked if its requests are.
+    pub(crate) fn sent(&self, upstream: usize) -> &'a Message {
+        let inference: &'a Inference = self.inference;
+        let is_masked = self.gateway.masks(upstream, inference.session.groups()).is_some();
+        inference.masked.get().filter(|_| is_masked).map_or(&inference.message, |masked| &masked.message)
+    }
+
     fn call<'c>(&'c self, message: &'c Message) -> Call<'c> {
         let inference = self.inference;
         let admin = self.gateway.config.admin.as_ref();
@@ -363,8 +369,27 @@ impl<'a> Relay<'a> {
             }
         }
         let credential = gateway.credential(candidate.upstream).await?;
+        let answer = self.ask_with(candidate, call, &credential).await;
+        if !answer.as_ref().is_ok_and(|answer| credentials::is_withdrawn(upstream, answer.status())) {
+            return answer;
+        }
+        // A federated token may be withdrawn before its end: one more try with a new one (inference contract §9.5).
+        gateway.forget_credential(candidate.upstream, &credential).await;
+        let credential = gateway.credential(candidate.upstream).await?;
+        self.ask_with(candidate, call, &credential).await
+    }
+
+    /// Asks it once, with this credential.
+    async fn ask_with(
+        &self,
+        candidate: &Candidate,
+        call: &Call<'_>,
+        credential: &Credential,
+    ) -> Result<http::Response<BoxStream>, String> {
+        let gateway = self.gateway;
+        let upstream = &gateway.config.upstreams[candidate.upstream];
         let begun = gateway.ports.clock.now();
-        let mut request = upstream::prepare(upstream, call, &candidate.model, &credential, begun)
+        let mut request = upstream::prepare(upstream, call, &candidate.model, credential, begun)
             .map_err(|error| error.to_string())?;
         let span = gateway.random();
         self.continue_trace(request.headers_mut(), span);
@@ -538,6 +563,7 @@ impl<'a> Relay<'a> {
             billing: inference.billing(),
             status: status.as_u16(),
             ms,
+            count: inference.count_is_estimated.get().then_some("estimated"),
             masking,
         };
         self.gateway.audit(self.context, &event);
@@ -748,6 +774,6 @@ fn undecodable(headers: &HeaderMap) -> Option<&HeaderValue> {
     content_decoder(headers).is_none().then_some(coding)
 }
 
-fn decode(head: &response::Parts, whole: Bytes) -> Result<Bytes, String> {
+pub(crate) fn decode(head: &response::Parts, whole: Bytes) -> Result<Bytes, String> {
     plain(&mut content_decoder(&head.headers), Ok(whole))
 }

@@ -265,12 +265,9 @@ impl Gateway {
 
     /// What the store says, if it says it in time.
     async fn patiently<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, Unknown> {
-        let answer = answer.fuse();
-        let timeout = self.ports.clock.sleep(PATIENCE).fuse();
-        pin_mut!(answer, timeout);
-        select_biased! {
-            answer = answer => answer.map_err(|error| Unknown(error.to_string())),
-            () = timeout => Err(Unknown("the database is too slow".to_owned())),
+        match self.in_time(PATIENCE, answer).await {
+            Some(answer) => answer.map_err(|error| Unknown(error.to_string())),
+            None => Err(Unknown("the database is too slow".to_owned())),
         }
     }
 
@@ -354,11 +351,12 @@ struct Open {
 }
 
 impl Bill {
-    /// Opens the bill of the answer that `candidate` gives; `None` where nothing is metered.
+    /// Opens the bill of the answer that `candidate` gives; `None` where nothing is metered, nor learned about the model.
     pub(crate) fn open(relay: &Relay<'_>, candidate: &Candidate, meter: Meter) -> Option<Self> {
         let clearance = relay.inference.clearance.as_ref();
         let is_counted = relay.gateway.ports.figures.is_some() && relay.inference.operation == Operation::Messages;
-        if clearance.is_none() && !is_counted {
+        let is_read = relay.inference.operation == Operation::Messages && relay.gateway.wants_to_learn(candidate);
+        if clearance.is_none() && !is_counted && !is_read {
             return None;
         }
         Some(Self(Some(Open {
@@ -425,14 +423,18 @@ impl Open {
         async move {
             let is_in_the_books = self.is_in_the_books();
             let Self { gateway, context, inference, candidate, meter, hold } = self;
-            let usage = match meter.finish() {
+            let relay = Relay { gateway: &gateway, context: &context, inference: &inference };
+            let metered = meter.finish();
+            if let Metered::Told(usage) = &metered {
+                relay.learn(&candidate, usage).await;
+            }
+            let usage = match metered {
                 Metered::Nothing => return,
                 Metered::Told(usage) | Metered::Estimated(usage) => usage,
                 Metered::InputUnknown { output_tokens } if !is_in_the_books => {
                     Usage { output_tokens, ..Usage::default() }
                 }
                 Metered::InputUnknown { output_tokens } => {
-                    let relay = Relay { gateway: &gateway, context: &context, inference: &inference };
                     Usage { input_tokens: count_input(&relay, &candidate).await, output_tokens, ..Usage::default() }
                 }
             };
@@ -547,12 +549,7 @@ async fn paying_pool(gateway: &Gateway, session: &Session, admin: &Admin) -> Opt
 /// The tokens of a request whose answer told none: counted by the upstream that answered, or estimated.
 async fn count_input(relay: &Relay<'_>, candidate: &Candidate) -> u64 {
     // What the upstream has read, masked if it was.
-    let message = relay
-        .inference
-        .masked
-        .get()
-        .filter(|_| relay.gateway.masks(candidate.upstream, relay.inference.session.groups()).is_some());
-    let message = message.map_or(&relay.inference.message, |masked| &masked.message);
+    let message = relay.sent(candidate.upstream);
     let counted = async {
         let counting = message.for_counting();
         if let Some(tokens) = ask_for_tokens(relay, candidate, Operation::CountTokens, &counting).await {

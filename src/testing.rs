@@ -114,6 +114,7 @@ pub(crate) fn config() -> Config {
         auto_include_builtin_models: true,
         admin: None,
         audit: config::Audit { store: false, retention_days: 365 },
+        self_healing: config::SelfHealing { enabled: true, fields: Vec::new() },
         enforcement: config::Enforcement { fail_closed_on_error: false, reservation_ttl: Duration::from_mins(15) },
         pricing: None,
         managed: None,

@@ -257,6 +257,7 @@ const MORE: &[(&str, &str)] = &[
     ("device.verify", "err"),
     ("device.callback", "err"),
     ("inference", "masking"),
+    ("inference", "count"),
     // Fields of a refresh, in the struct that both share; a sign-in never has them.
     ("session.mint", "step"),
     ("session.mint", "answer"),

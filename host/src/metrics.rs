@@ -71,6 +71,9 @@ pub(crate) struct Metrics {
     masking_refusals: IntCounterVec,
     exports: IntCounterVec,
     export_retries: IntCounterVec,
+    credentials: IntCounterVec,
+    refusals: IntCounterVec,
+    estimated_counts: IntCounterVec,
     swept: IntCounterVec,
     instances: IntGauge,
     instances_started: IntCounter,
@@ -217,6 +220,21 @@ impl Metrics {
                 "Further attempts at telemetry exports.",
                 &["destination"],
             ),
+            credentials: counter(
+                "sallyport_upstream_credentials_total",
+                "Credentials that were needed anew: obtained, failed, or shared (somebody else had obtained it).",
+                &["upstream", "outcome"],
+            ),
+            refusals: counter(
+                "sallyport_upstream_refusals_total",
+                "Betas and members of bodies that an upstream was found to refuse; requests go there without them.",
+                &["upstream", "kind"],
+            ),
+            estimated_counts: counter(
+                "sallyport_estimated_counts_total",
+                "Answers to count_tokens that were estimated, by the upstream and model that the estimate is about.",
+                &["upstream", "model"],
+            ),
             swept: counter("sallyport_swept_rows_total", "Rows that upkeep deleted.", &["table"]),
             instances: gauge("sallyport_instances", "Instances of the component."),
             instances_started: one("sallyport_instances_started_total", "Instances of the component that were made."),
@@ -342,6 +360,9 @@ impl Metrics {
             Ok(Figure::Breaker { upstream, model, is_open }) => {
                 self.breakers.with_label_values(&[upstream, model]).set(is_open.into());
             }
+            Ok(Figure::Credential { upstream, outcome }) => add(&self.credentials, &[upstream, outcome], 1),
+            Ok(Figure::Refusal { upstream, kind }) => add(&self.refusals, &[upstream, kind], 1),
+            Ok(Figure::EstimatedCount { upstream, model }) => add(&self.estimated_counts, &[upstream, model], 1),
             Ok(Figure::Swept { table, rows }) => add(&self.swept, &[table], rows),
             // A component that is newer than its host may count what the host does not know.
             Err(_) => {}
@@ -482,6 +503,9 @@ mod tests {
         metrics.figure(br#"{"figure":"breaker","upstream":"b","model":"m","is_open":false}"#);
         metrics.figure(br#"{"figure":"usage","upstream":"b","model":"m","input_tokens":7,"output_tokens":0,"cache_read_input_tokens":0,"cache_creation_input_tokens":0,"nanos":0,"settled":null}"#);
         metrics.figure(br#"{"figure":"reservation","outcome":"expired","count":2}"#);
+        metrics.figure(br#"{"figure":"credential","upstream":"a","outcome":"shared"}"#);
+        metrics.figure(br#"{"figure":"refusal","upstream":"a","kind":"beta"}"#);
+        metrics.figure(br#"{"figure":"estimated_count","upstream":"a","model":"m"}"#);
         metrics.figure(br#"{"figure":"unheard_of"}"#);
         metrics.figure(b"not JSON");
         let text = text(&metrics);
@@ -503,6 +527,9 @@ mod tests {
             r#"sallyport_settlements_total{outcome="lost"} 0"#,
             r#"sallyport_reservations_total{outcome="expired"} 2"#,
             r#"sallyport_reservations_total{outcome="held"} 0"#,
+            r#"sallyport_upstream_credentials_total{outcome="shared",upstream="a"} 1"#,
+            r#"sallyport_upstream_refusals_total{kind="beta",upstream="a"} 1"#,
+            r#"sallyport_estimated_counts_total{model="m",upstream="a"} 1"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
         }

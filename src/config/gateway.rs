@@ -8,7 +8,7 @@ use super::yaml::Node;
 use super::{Config, Model, Oidc, Policy, PriceOverride, Pricing, Upstream};
 use super::{
     admin, audit, branding, catalog, cri, egress, http, listen, managed, masking, models, observability, oidc, pricing,
-    resilience, service_identities, session, store, telemetry, upstreams,
+    resilience, self_healing, service_identities, session, store, telemetry, upstreams,
 };
 
 /// Decodes the whole document. Its `sha256` is not filled in.
@@ -65,6 +65,12 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
          metering on.",
     );
     let audit = keys.or("audit", section(audit::audit), "{}", "The copy of the audit trail in the database.");
+    let self_healing = keys.or(
+        "self_healing",
+        section(self_healing::self_healing),
+        "{}",
+        "What happens when an upstream refuses a request for a beta or a member of the body that it can do without.",
+    );
     let enforcement =
         keys.or("enforcement", section(admin::enforcement), "{}", "What happens when spend cannot be checked.");
     let pricing = keys.optional(
@@ -186,6 +192,7 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
         auto_include_builtin_models: auto_include_builtin_models?,
         admin,
         audit: audit?,
+        self_healing: self_healing?,
         enforcement: enforcement?,
         pricing,
         managed,

@@ -30,6 +30,7 @@ mod report;
 mod resilience;
 mod schema;
 mod secret;
+mod self_healing;
 mod service_identities;
 mod session;
 mod settings;
@@ -133,6 +134,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// The copy of the audit trail in the database.
     pub audit: Audit,
+    /// What happens when an upstream refuses something that a request can do without.
+    pub self_healing: SelfHealing,
     /// What happens when spend cannot be checked.
     pub enforcement: Enforcement,
     /// Price adjustments; `None` when the section is absent.
@@ -686,6 +689,15 @@ pub struct Audit {
     pub store: bool,
     /// Days for which the copy is kept.
     pub retention_days: u32,
+}
+
+/// Section `self_healing`.
+#[derive(Debug, Clone)]
+pub struct SelfHealing {
+    /// Whether requests are sent again without it.
+    pub enabled: bool,
+    /// Members of the body that may be left out besides those that the gateway knows.
+    pub fields: Vec<String>,
 }
 
 /// Section `enforcement`.

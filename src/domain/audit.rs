@@ -134,6 +134,9 @@ pub enum AuditEvent<'a> {
         status: u16,
         /// Milliseconds until the response headers.
         ms: u64,
+        /// `estimated` where no upstream could count and the gateway estimated.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count: Option<&'static str>,
         /// What masking did; absent where it does not apply.
         #[serde(skip_serializing_if = "Option::is_none")]
         masking: Option<&'a MaskingReceipt>,
@@ -161,6 +164,20 @@ pub enum AuditEvent<'a> {
         /// The upstream's id of the model; absent for all of them.
         #[serde(skip_serializing_if = "Option::is_none")]
         model: Option<&'a str>,
+    },
+    /// `upstream.refusal`: an upstream refuses something that requests can do without; they go there without it.
+    UpstreamRefusal {
+        /// Its configured name.
+        upstream: &'a str,
+        /// The upstream's id of the model that it is about; absent for all.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        model: Option<&'a str>,
+        /// `beta`, or `field` for a member of the body.
+        kind: &'static str,
+        /// What it is called.
+        name: &'a str,
+        /// When it is tried again, RFC 3339.
+        until: &'a str,
     },
     /// `spend.metered`: what an answer cost; only with `admin.billing_group_tag`.
     SpendMetered {
@@ -503,6 +520,7 @@ impl AuditEvent<'_> {
             Self::Inference { .. } => "inference",
             Self::BreakerOpen { .. } => "breaker.open",
             Self::BreakerClose { .. } => "breaker.close",
+            Self::UpstreamRefusal { .. } => "upstream.refusal",
             Self::SpendMetered { .. } => "spend.metered",
             Self::SpendBlocked { .. } => "spend.blocked",
             Self::AdminDenied { .. } => "admin.denied",

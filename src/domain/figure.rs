@@ -18,6 +18,13 @@ pub enum Figure<'a> {
         /// Whether the next upstream is tried because of it.
         failover: bool,
     },
+    /// A credential of an upstream was needed anew.
+    Credential {
+        /// The upstream's configured name.
+        upstream: &'a str,
+        /// `obtained` or `failed` by an exchange, or `shared`: somebody else had obtained it.
+        outcome: &'a str,
+    },
     /// What an answer used and cost.
     Usage {
         /// The upstream's configured name.
@@ -43,6 +50,20 @@ pub enum Figure<'a> {
         outcome: &'a str,
         /// How many.
         count: u64,
+    },
+    /// An upstream refuses something that requests can do without.
+    Refusal {
+        /// The upstream's configured name.
+        upstream: &'a str,
+        /// `beta` or `field`.
+        kind: &'a str,
+    },
+    /// Tokens were estimated because no upstream could count them.
+    EstimatedCount {
+        /// The upstream whose answers it was learned from.
+        upstream: &'a str,
+        /// Its id of the model.
+        model: &'a str,
     },
     /// One export of telemetry is over.
     Export {

@@ -4,6 +4,7 @@ pub mod assertion_certificate;
 pub mod audit;
 pub mod bootstrap;
 pub mod breaker;
+pub mod calibration;
 pub mod checksum;
 pub mod circuit;
 pub mod client_address;

@@ -95,6 +95,7 @@ pub(crate) async fn post(gateway: &Rc<Gateway>, operation: String, mut request: 
             }
             Err(error) => failed(&format!("upkeep stopped: {error}")),
         },
+        "refusals" => refusals(gateway).await,
         "health" => json(StatusCode::OK, &super::health::report(gateway).await),
         "reloaded" => reloaded(gateway, &input),
         "keys" => keys(gateway, &input).await,
@@ -103,6 +104,21 @@ pub(crate) async fn post(gateway: &Rc<Gateway>, operation: String, mut request: 
         "erase" => erase(gateway, &input.user, input.dry_run).await,
         _ => plain(StatusCode::NOT_FOUND, "not found"),
     }
+}
+
+/// What upstreams are known to refuse, and until when requests go without it.
+async fn refusals(gateway: &Gateway) -> Response {
+    let mut known = Vec::new();
+    for (index, upstream) in gateway.config.upstreams.iter().enumerate() {
+        match gateway.stored_refusals(index).await {
+            Ok(refusals) => known.extend(refusals.iter().map(|refusal| {
+                let until = refusal.until().to_rfc3339();
+                json!({ "upstream": upstream.name, "left_out": refusal.described(), "until": until })
+            })),
+            Err(error) => return failed(&error.to_string()),
+        }
+    }
+    json(StatusCode::OK, &json!({ "refusals": known }))
 }
 
 async fn start(gateway: &Gateway, input: &Input) -> Started {

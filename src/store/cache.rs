@@ -1,7 +1,8 @@
 //! What an instance remembers of things that can go stale. Nothing here belongs to a request, but
 //! `current`, which says whose turn it is.
 //!
-//! Whether something is still fresh is decided by those who use it: `keyring.rs`, `sessions.rs` and `idp.rs`.
+//! Whether something is still fresh is decided by those who use it: `keyring.rs`, `sessions.rs`, `credentials/`,
+//! `counting/`, `compatibility/` and `idp.rs`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -9,7 +10,10 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 
 use crate::audit_copy::AuditQueue;
+use crate::compatibility::Refusals;
 use crate::config::Secret;
+use crate::counting::Learned;
+use crate::credentials::Renewed;
 use crate::domain::destination::Destination;
 use crate::domain::ids::Timestamp;
 use crate::keyring::KnownKeys;
@@ -38,12 +42,18 @@ pub struct Cache {
     pub(crate) count_pauses: RefCell<HashMap<(usize, String), CountPause>>,
     /// Which upstreams fail, and how many further attempts that has cost.
     pub(crate) health: RefCell<Health>,
+    /// What is known of the tokens of a model, by the upstream's index and its id of the model.
+    pub(crate) calibrations: RefCell<HashMap<(usize, String), Learned>>,
+    /// What upstreams refuse, by their index.
+    pub(crate) refusals: RefCell<HashMap<usize, Refusals>>,
     /// Credentials that were obtained, by the upstream's index.
     pub(crate) credentials: RefCell<HashMap<usize, Obtained>>,
     /// Collectors of telemetry, by their index.
     pub(crate) destinations: RefCell<HashMap<usize, Destination>>,
     /// Upstreams whose credential is being renewed.
     pub(crate) renewing: RefCell<HashSet<usize>>,
+    /// How the last renewal of an upstream's credential ended.
+    pub(crate) renewed: RefCell<HashMap<usize, Renewed>>,
     /// Access tokens for Google's directory by the path of their key file, and when they end.
     pub(crate) directory_tokens: RefCell<HashMap<String, (Secret<String>, Timestamp)>>,
     /// Audit events on their way into the database.

@@ -36,4 +36,10 @@ impl Store<'_> {
         let ends = Timestamp::from_millis(integer(row, 1, "counters", "expires_at")?);
         Ok((uses > i64::from(limit.max)).then(|| ends.since(now)))
     }
+
+    /// Ends the window of `name` that ends at `until`, before its time.
+    pub async fn end_window(&self, name: &str, until: Timestamp) -> Result<(), StoreError> {
+        let statement = "DELETE FROM counters WHERE name = $1 AND expires_at = $2";
+        self.run(statement, &[Value::Text(name.to_owned()), Value::Integer(until.as_millis())]).await.map(drop)
+    }
 }

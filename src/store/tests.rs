@@ -154,6 +154,21 @@ fn polls_have_a_pace_that_refused_polls_do_not_extend() {
 }
 
 #[test]
+fn a_window_that_is_given_back_ends_and_nobody_elses_does() {
+    on_every_database(async |store| {
+        let once = RateLimit { max: 1, window: Duration::from_secs(15) };
+        let after = |secs| NOW.plus(Duration::from_secs(secs));
+        assert_eq!(store.count("a", once, NOW).await, Ok(None));
+        assert_eq!(store.count("a", once, after(1)).await, Ok(Some(Duration::from_secs(14))));
+        store.end_window("a", after(15)).await.expect("it runs");
+        assert_eq!(store.count("a", once, after(2)).await, Ok(None));
+        // Whoever comes back after its own window has ended gives back nothing of what is another's by now.
+        store.end_window("a", after(15)).await.expect("it runs");
+        assert_eq!(store.count("a", once, after(3)).await, Ok(Some(Duration::from_secs(14))));
+    });
+}
+
+#[test]
 fn a_counter_refuses_what_is_too_much_until_its_window_ends() {
     on_every_database(async |store| {
         let limit = RateLimit { max: 2, window: Duration::from_mins(1) };

@@ -172,7 +172,7 @@ fn cause(body: &[u8]) -> Option<&'static str> {
 }
 
 /// The sentence in an error, wherever its provider puts it.
-fn message_of(body: &[u8]) -> String {
+pub(super) fn message_of(body: &[u8]) -> String {
     let text = || String::from_utf8_lossy(body).trim().to_owned();
     let Ok(value) = serde_json::from_slice::<Value>(body) else { return text() };
     let inner = value.get("error").and_then(|error| error.get("message"));

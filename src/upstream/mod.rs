@@ -18,6 +18,7 @@ mod bedrock;
 pub mod catalog;
 mod cloud;
 mod cloud_error;
+pub mod compatibility;
 mod count_pause;
 pub mod credentials;
 mod estimate;
@@ -30,9 +31,11 @@ mod vertex;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, response};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::config::{Provider, Upstream};
 use crate::domain::ids::Timestamp;
+use crate::domain::session::hex;
 use crate::stream::Translator;
 use crate::stream::bedrock::BedrockStream;
 use crate::stream::cloud_sse::CloudSse;
@@ -175,6 +178,13 @@ pub fn verdict(upstream: &Upstream, operation: Operation, status: StatusCode) ->
 /// Whether [`CountPause`] governs this operation on `upstream`. Elsewhere a count that fails says nothing about the next.
 pub fn may_pause(upstream: &Upstream, operation: Operation) -> bool {
     matches!((&upstream.provider, operation), (Provider::Bedrock { .. }, Operation::CountTokens))
+}
+
+/// A digest of where `upstream` leads and how: what is remembered of it in the store belongs to it only while the
+/// configuration says the same. Secrets do not show in it.
+pub fn fingerprint(upstream: &Upstream) -> String {
+    let Upstream { name, base_url, provider, .. } = upstream;
+    hex(&Sha256::digest(format!("{name:?} {base_url:?} {provider:?}")))
 }
 
 /// What becomes of the body of an answer that is taken.

@@ -120,6 +120,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode, Faults> {
         if let Some(online) = &online {
             said["online"] = attempts.iter().map(Attempt::json).collect();
             said["first_user"] = json!(online.first_user);
+            said["refusals"] = json!(online.refusals);
         }
         print(&said.to_string());
     } else {
@@ -136,6 +137,9 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode, Faults> {
         if let Some(online) = &online {
             for attempt in attempts {
                 print(&attempt.line());
+            }
+            for refusal in &online.refusals {
+                print(&format!("note    {}", online::refusal_line(refusal)));
             }
             print("\nA first user:");
             for line in &online.first_user {

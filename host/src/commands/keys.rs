@@ -80,10 +80,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Faults> {
 }
 
 /// A state directory for a command that must not leave one behind.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn create() -> anyhow::Result<Self> {
+    pub(super) fn create() -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("sallyport-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))

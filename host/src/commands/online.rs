@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use url::Url;
 use wasmtime_wasi_http::RequestOptions;
 
-use super::serve::outbound;
+use super::keys::Scratch;
+use super::serve::{Host, Options, outbound};
 use super::{Common, Faults};
 use crate::capability::http::Outbound;
 use crate::capability::postgres;
@@ -58,6 +59,8 @@ pub(super) struct Online {
     pub(super) attempts: Vec<Attempt>,
     /// What a first person who signs in does and meets.
     pub(super) first_user: Vec<String>,
+    /// What requests go without, because an upstream refused it: `upstream`, `left_out`, `until`.
+    pub(super) refusals: Vec<Value>,
 }
 
 /// Tries everything, one after the other.
@@ -86,7 +89,8 @@ pub(super) async fn run(settings: &Settings, common: &Common) -> Result<Online, 
         let key = format!("telemetry.forward_to[{index}]");
         trial.reach(key, &collector.url, "nothing was sent to be stored").await;
     }
-    Ok(Online { first_user: first_user(config, &found, &trial.attempts), attempts: trial.attempts })
+    let refusals = trial.refusals(config, common).await;
+    Ok(Online { first_user: first_user(config, &found, &trial.attempts), attempts: trial.attempts, refusals })
 }
 
 struct Trial {
@@ -174,6 +178,22 @@ impl Trial {
         self.note("store.postgres_url", "connect to PostgreSQL and sign in", outcome);
     }
 
+    /// What is remembered in the store, read by the component. Where there is no store yet, none is made.
+    async fn refusals(&mut self, config: &Config, common: &Common) -> Vec<Value> {
+        let is_away = self.attempts.iter().any(|attempt| attempt.key.starts_with("store") && attempt.outcome.is_err());
+        let has_state = common.state_dir.is_dir();
+        if is_away || config.store.postgres_url.is_none() && !has_state {
+            return Vec::new();
+        }
+        match remembered(common, has_state).await {
+            Ok(refusals) => refusals,
+            Err(why) => {
+                self.note("self_healing", "read what upstreams are known to refuse", Err(why));
+                Vec::new()
+            }
+        }
+    }
+
     async fn upstream(&mut self, index: usize, upstream: &Upstream) {
         let key = format!("upstreams[{index}] ({})", upstream.name);
         let base = upstream.base_url.clone().unwrap_or_else(|| upstream_origin(upstream));
@@ -237,6 +257,30 @@ impl Trial {
         let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
         Ok((status, body.map(http_body_util::Collected::to_bytes).unwrap_or_default()))
     }
+}
+
+async fn remembered(common: &Common, has_state: bool) -> Result<Vec<Value>, String> {
+    let mut options = Options::from(common.clone());
+    let mut scratch = None;
+    if !has_state {
+        let created = Scratch::create().map_err(|error| error.to_string())?;
+        options.common.state_dir.clone_from(&scratch.insert(created).0);
+    }
+    let host = Host::prepare(&options).await.map_err(|_| "the component cannot be loaded".to_owned())?;
+    let answer = host.control().call("refusals", &json!({})).await.map_err(|error| error.to_string());
+    host.end().await;
+    Ok(answer?["refusals"].as_array().cloned().unwrap_or_default())
+}
+
+/// One of them, as a line.
+pub(super) fn refusal_line(refusal: &Value) -> String {
+    let text = |name: &str| refusal[name].as_str().unwrap_or_default();
+    format!(
+        "upstream {} refuses the {}; requests go without it until {}",
+        text("upstream"),
+        text("left_out"),
+        text("until")
+    )
 }
 
 fn progress(what: &str) {

@@ -21,6 +21,7 @@ mod credentials;
 mod egress;
 mod erasing;
 mod failover;
+mod healing;
 mod hostile;
 mod import;
 mod inference;

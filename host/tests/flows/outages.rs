@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Browser, Clock, Device, Idp, Postgres, Proxy, Site, Tokens, Upstream, discovery, eventually, free_port, message,
-    person, poll, question, refresh, sign_in, until_ready,
+    Browser, Clock, Device, Federation, Idp, Postgres, Proxy, Site, Tokens, Upstream, discovery, eventually, free_port,
+    message, person, poll, question, refresh, sign_in, until_ready,
 };
 
 #[test]
@@ -74,6 +74,25 @@ fn an_identity_provider_that_hangs_signs_nobody_out_and_is_asked_again_when_it_i
     Tokens::of(&gateway, &refresh(&gateway, &tokens.refresh));
     Browser::of("ada").sign_in(&gateway, &device.user_code).expect(200);
     Tokens::of(&gateway, &poll(&gateway, &device));
+}
+
+#[test]
+fn a_token_service_that_is_away_stops_one_upstream_until_it_is_back() {
+    let (provider, federation) = (discovery(), Federation::start());
+    let mut site = Site::for_inference(&provider, &federation.upstream);
+    federation.configure(&mut site);
+    let gateway = site.start();
+    let token = site.session("ada");
+    let ask = || gateway.post("/v1/messages").bearer(&token).json(&question(false)).send();
+
+    federation.break_down(true);
+    ask().expect(502);
+    eventually("the reason", || gateway.log.text().contains("the token exchange answered 503").then_some(()));
+    federation.break_down(false);
+    assert_eq!(ask().expect(200).json(), message());
+    federation.break_down(true);
+    assert_eq!(ask().expect(200).json(), message());
+    assert_eq!(federation.exchanges(), 2);
 }
 
 #[test]

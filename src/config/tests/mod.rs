@@ -146,7 +146,7 @@ fn the_document_as_a_whole_is_judged() {
     check(&[
         (
             "listen:\nprot: 1",
-            "1:7: listen: is empty: expected a mapping, or remove the key\n2:1: prot: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, audit, enforcement, pricing, managed, masking, telemetry, observability, access_control, limits, timeouts, resilience, rate_limits, branding, login_notice, cri",
+            "1:7: listen: is empty: expected a mapping, or remove the key\n2:1: prot: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, audit, self_healing, enforcement, pricing, managed, masking, telemetry, observability, access_control, limits, timeouts, resilience, rate_limits, branding, login_notice, cri",
         ),
         ("telemtry: {}", "1:1: telemtry: unknown key; did you mean `telemetry`?"),
         (
@@ -222,7 +222,7 @@ fn json_is_accepted_with_tabs_and_comments_with_anything() {
         ("session:\t{}\t# A comment: with a colon, [brackets] and ${VARIABLES}.", "accepted"),
         (
             "x-defaults: &none {}\nlimits: *none",
-            "1:1: x-defaults: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, audit, enforcement, pricing, managed, masking, telemetry, observability, access_control, limits, timeouts, resilience, rate_limits, branding, login_notice, cri",
+            "1:1: x-defaults: unknown key; known here: listen, oidc, service_identities, session, store, upstreams, models, auto_include_builtin_models, admin, audit, self_healing, enforcement, pricing, managed, masking, telemetry, observability, access_control, limits, timeouts, resilience, rate_limits, branding, login_notice, cri",
         ),
         ("limits: &none {}\ntimeouts: *none", "accepted"),
     ]);

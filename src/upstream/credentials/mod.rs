@@ -24,10 +24,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use url::form_urlencoded;
 
 use crate::config::{AnthropicAuth, FoundryAuth, GoogleAuth, Provider, Secret, Upstream};
 use crate::domain::ids::Timestamp;
+use crate::domain::session::hex;
 use aws::Accepts;
 
 /// A credential that is ready to be used.
@@ -210,6 +212,30 @@ pub fn obtain(upstream: &Upstream, world: &World<'_>) -> Result<Step, CannotObta
         Provider::Vertex { auth, .. } | Provider::AnthropicGoogleCloud { auth, .. } => google::obtain(auth, world),
         Provider::Foundry { .. } => azure::obtain(world),
     }
+}
+
+/// The variables that say whose credential it will be; none of them is secret.
+const IDENTIFYING: [&str; 9] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "AZURE_TENANT_ID",
+    "AZURE_CLIENT_ID",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_AUTHORITY_HOST",
+];
+
+/// Whose credential `upstream` has, as a digest: where it is the same, a credential may be shared; where the configuration
+/// says otherwise, it is another.
+pub fn identity(upstream: &Upstream, world: &World<'_>) -> String {
+    let mut digest = Sha256::new();
+    digest.update(super::fingerprint(upstream));
+    for name in IDENTIFYING {
+        digest.update(format!(" {:?}", world.variable(name)));
+    }
+    hex(&digest.finalize())
 }
 
 /// A Google access token for something else than an upstream, such as a telemetry collector.

@@ -72,6 +72,8 @@ pub(crate) struct Site {
     pub(crate) more_listen: String,
     /// More lines for the section `oidc`.
     pub(crate) more_oidc: String,
+    /// The credential of each upstream: what stands in its section `auth`.
+    pub(crate) upstream_auth: String,
     /// More lines for each upstream.
     pub(crate) more_upstream: String,
     /// More upstreams, after the others: each all keys of an entry but its braces.
@@ -108,6 +110,7 @@ impl Site {
             more: String::new(),
             more_listen: String::new(),
             more_oidc: String::new(),
+            upstream_auth: "api_key: ${UPSTREAM_KEY}".to_owned(),
             more_upstream: String::new(),
             entries: Vec::new(),
             environment: Vec::new(),
@@ -184,6 +187,7 @@ impl Site {
             more: self.more.clone(),
             more_listen: self.more_listen.clone(),
             more_oidc: self.more_oidc.clone(),
+            upstream_auth: self.upstream_auth.clone(),
             more_upstream: self.more_upstream.clone(),
             entries: self.entries.clone(),
             environment: self.environment.clone(),
@@ -277,8 +281,8 @@ impl Site {
             let _ = write!(
                 yaml,
                 "  - name: upstream-{index}\n    provider: anthropic\n    base_url: {base_url}\n    \
-                 auth:\n      api_key: ${{UPSTREAM_KEY}}\n{}",
-                self.more_upstream
+                 auth:\n      {}\n{}",
+                self.upstream_auth, self.more_upstream
             );
         }
         for entry in &self.entries {

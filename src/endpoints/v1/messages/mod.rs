@@ -57,6 +57,7 @@ async fn infer(
         received,
         clearance,
         billing_group,
+        count_is_estimated: Cell::new(false),
     };
     relay::send(gateway, context, inference).await
 }

@@ -1,0 +1,196 @@
+//! What instances and replicas find out once and know together: credentials, what an upstream refuses, how long texts are.
+
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    Books, Exchange, Federation, Gateway, MODEL, Postgres, Site, Store, Upstream, discovery, eventually, message,
+    question,
+};
+
+const BETA: &str = "not-yet-known-2026-01-01";
+
+/// Asks each gateway so often, all at the same time; all must answer.
+fn ask_at_once(gateways: &[&Gateway], token: &str, times: usize) {
+    thread::scope(|scope| {
+        for gateway in gateways {
+            for _ in 0..times {
+                scope.spawn(|| {
+                    let answer = gateway.post("/v1/messages").bearer(token).json(&question(false)).send();
+                    assert_eq!(answer.expect(200).json(), message());
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn hundreds_of_requests_at_once_that_find_no_token_are_one_exchange_on_sqlite() {
+    one_exchange(Store::Sqlite);
+}
+
+#[test]
+fn hundreds_of_requests_at_once_at_two_hosts_that_find_no_token_are_one_exchange_on_postgresql() {
+    one_exchange(Store::Postgres);
+}
+
+fn one_exchange(store: Store) {
+    let Some((mut site, _database)) = store.site() else { return };
+    let (provider, federation) = (discovery(), Federation::start());
+    site.issuer = format!("http://{}", provider.address);
+    site.has_session_secret = true;
+    federation.configure(&mut site);
+    let first = site.start();
+    let session = site.session("ada");
+    let other_site = site.replica();
+    let replica = matches!(store, Store::Postgres).then(|| other_site.start());
+    let gateways: Vec<&Gateway> = std::iter::once(&first).chain(&replica).collect();
+
+    ask_at_once(&gateways, &session, 200);
+    assert_eq!(federation.exchanges(), 1);
+
+    // Withdrawn, it is exchanged once more for all of them.
+    federation.withdraw(1);
+    ask_at_once(&gateways, &session, 100);
+    assert_eq!(federation.exchanges(), 2);
+
+    // A new process finds it in the store.
+    drop(gateways);
+    drop(first);
+    let again = site.start();
+    ask_at_once(&[&again], &session, 50);
+    assert_eq!(federation.exchanges(), 2);
+}
+
+/// An upstream that is older than its clients.
+fn old() -> Upstream {
+    Upstream::start(|exchange: Exchange| {
+        let body = exchange.json();
+        let refused = if exchange.seen.header("anthropic-beta").contains(BETA) {
+            Some(format!("Unexpected value(s) `{BETA}` for the `anthropic-beta` header."))
+        } else {
+            let fields = ["safeguards", "context_management"].into_iter();
+            let found = fields.clone().find(|field| body.get(*field).is_some());
+            found.map(|field| format!("{field}: Extra inputs are not permitted"))
+        };
+        match refused {
+            Some(message) => {
+                let error = json!({"type": "invalid_request_error", "message": message});
+                exchange.answer(400, &[], &json!({"type": "error", "error": error}));
+            }
+            None => exchange.answer(200, &[], &message()),
+        }
+    })
+}
+
+#[test]
+fn what_an_upstream_refuses_by_name_is_left_out_by_all_instances_on_sqlite() {
+    left_out(Store::Sqlite);
+}
+
+#[test]
+fn what_an_upstream_refuses_by_name_is_left_out_by_another_host_on_postgresql() {
+    left_out(Store::Postgres);
+}
+
+fn left_out(store: Store) {
+    let Some((mut site, database)) = store.site() else { return };
+    let (provider, upstream) = (discovery(), old());
+    site.issuer = format!("http://{}", provider.address);
+    site.has_session_secret = true;
+    site.use_upstream(&upstream);
+    site.more = "admin: {}\n".to_owned();
+    let first = site.start();
+    let session = site.session("ada");
+    let ask = |gateway: &Gateway, more: &str| {
+        let body = format!("{{ \"model\":\"{MODEL}\",\"max_tokens\": 9.0e0{more},\"messages\":[ ] }}");
+        let post = gateway.post("/v1/messages").bearer(&session).header("content-type", "application/json");
+        post.header("anthropic-beta", &format!("one, {BETA}")).body(body).send()
+    };
+    let managed = ", \"context_management\" : {\"edits\":[ ]}";
+
+    assert_eq!(ask(&first, "").expect(200).json(), message());
+    assert_eq!(upstream.seen().len(), 2, "refused, and sent once more");
+    assert_eq!(ask(&first, managed).expect(200).json(), message());
+    let seen = upstream.seen();
+    assert_eq!(seen.len(), 4, "the beta is gone from the first, the member from the second");
+    assert_eq!(seen[2].header("anthropic-beta"), "one");
+    let event = first.log.event("upstream.refusal", |event| event["kind"] == "field");
+    assert_eq!((&event["upstream"], &event["name"]), (&json!("upstream-0"), &json!("context_management")));
+
+    let other_site = site.replica();
+    let gateway = match store {
+        Store::Sqlite => {
+            drop(first);
+            site.start()
+        }
+        Store::Postgres => other_site.start(),
+    };
+    ask(&gateway, managed).expect(200);
+    let seen = upstream.seen();
+    assert_eq!(seen.len(), 5, "it knew before it asked");
+    let body = format!("{{ \"model\":\"{MODEL}\",\"max_tokens\": 9.0e0,\"messages\":[ ] }}");
+    assert_eq!((seen[4].header("anthropic-beta"), String::from_utf8_lossy(&seen[4].body)), ("one", body.into()));
+
+    let refused = ask(&gateway, ", \"safeguards\":{}").expect(400);
+    assert_eq!(refused.json()["error"]["message"], "safeguards: Extra inputs are not permitted");
+    assert_eq!(upstream.seen().len(), 6);
+
+    // Of every message that was answered there is one bill, however often it was sent.
+    let books = Books::of(&site, database.as_ref());
+    eventually("three bills", || {
+        let settled = "select coalesce(sum(requests), 0) from spend where kind = 'day'";
+        (books.number(settled) == 3).then_some(())
+    });
+    let said = site.said("check", &["--online"]);
+    for name in [BETA, "context_management"] {
+        assert!(said.contains(name) && said.contains("requests go without it until"), "{said}");
+    }
+}
+
+/// An Anthropic-format upstream that cannot count: two bytes of a request to a token.
+fn uncounting() -> Upstream {
+    Upstream::start(|exchange: Exchange| {
+        if exchange.seen.path.ends_with("/count_tokens") {
+            return exchange.answer(404, &[], &json!({"detail": "Not Found"}));
+        }
+        let mut told = message();
+        told["usage"]["input_tokens"] = (exchange.seen.body.len() / 2).into();
+        exchange.answer(200, &[], &told);
+    })
+}
+
+#[test]
+fn a_count_that_no_upstream_can_give_is_estimated_once_the_model_is_known_also_by_another_host() {
+    let Some(database) = Postgres::start() else { return };
+    let mut site = Site::for_inference(&discovery(), &uncounting());
+    site.use_postgres(&database);
+    let first = site.start();
+    let session = site.session("ada");
+    let body = |words: usize| {
+        let text = "word ".repeat(words);
+        json!({"model": MODEL, "max_tokens": 9, "messages": [{"role": "user", "content": text}]})
+    };
+    let count =
+        |gateway: &Gateway| gateway.post("/v1/messages/count_tokens").bearer(&session).json(&body(1_000)).send();
+
+    let untold = count(&first).expect(404);
+    assert_eq!(untold.header("x-sallyport-count"), "");
+    first.post("/v1/messages").bearer(&session).json(&body(8_000)).send().expect(200);
+    let estimate = |gateway: &Gateway| {
+        eventually("an estimate", || {
+            let answer = count(gateway);
+            (answer.status == 200).then_some(answer)
+        })
+    };
+    let other_site = site.replica();
+    for gateway in [&first, &other_site.start()] {
+        let answer = estimate(gateway);
+        assert_eq!(answer.header("x-sallyport-count"), "estimated");
+        let tokens = answer.json()["input_tokens"].as_u64().expect("a number");
+        assert!((2_500..=2_900).contains(&tokens), "{tokens}");
+        let event = gateway.log.event("inference", |event| event["count"] == "estimated");
+        assert_eq!((&event["status"], &event["upstream"]), (&json!(200), &Value::Null));
+    }
+}
