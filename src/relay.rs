@@ -29,7 +29,9 @@ use crate::stream::meter::Meter;
 use crate::stream::{End, PING, Translator};
 use crate::upstream::catalog::{Candidate, Plan};
 use crate::upstream::credentials::{self, Credential};
-use crate::upstream::{self, BillingGroup, Call, Caller, Failures, Form, Message, Operation, RequestIds, Verdict};
+use crate::upstream::{
+    self, BillingGroup, Call, Caller, CountPause, Failures, Form, Message, Operation, RequestIds, Verdict,
+};
 use crate::wire::content_encoding::Decoder;
 
 /// The most of an upstream's error that is read; more than any of them sends.
@@ -208,13 +210,15 @@ impl<'a> Relay<'a> {
                         (status, Body::Full(answer))
                     }
                     Err(reason) => {
-                        self.unreadable(candidate, begun, call.operation, &reason);
+                        self.failed(candidate, begun, "unreadable", &reason);
+                        self.gateway.count_came_to(candidate, call.operation, CountPause::failed_without_answer).await;
                         return without_answer(ids);
                     }
                 }
             }
         };
-        self.count_succeeded(candidate, begun);
+        self.attempted(candidate, begun, "ok", Verdict::Take);
+        self.gateway.count_came_to(candidate, call.operation, |pause, _| pause.succeeded()).await;
         if let Some(clearance) = &self.inference.clearance {
             clearance.tell(&mut headers);
         }
@@ -245,12 +249,6 @@ impl<'a> Relay<'a> {
         self.attempted(candidate, begun, outcome, Verdict::TryNext);
     }
 
-    /// The same for an answer that is none.
-    fn unreadable(&self, candidate: &Candidate, begun: Timestamp, operation: Operation, reason: &str) {
-        self.failed(candidate, begun, "unreadable", reason);
-        self.count_unanswered(candidate, operation);
-    }
-
     /// Counts an attempt that is decided.
     fn attempted(&self, candidate: &Candidate, begun: Timestamp, outcome: &str, verdict: Verdict) {
         let elapsed = self.gateway.ports.clock.now().since(begun);
@@ -276,7 +274,8 @@ impl<'a> Relay<'a> {
             self.warn(candidate.upstream, &format!("answered {}", head.status.as_u16()));
         }
         let body = self.decoded(head, &mut body).await;
-        self.count_failed(candidate, head, &body);
+        let refused = |pause: &mut CountPause, now| pause.failed(head.status, &head.headers, &body, now);
+        self.gateway.count_came_to(candidate, call.operation, refused).await;
         let upstream = &self.gateway.config.upstreams[candidate.upstream];
         let mut answer = upstream::error_answer(upstream, call, head, body, &self.context.request_id);
         let Some(masked) = masked else { return (answer, None) };
@@ -361,12 +360,8 @@ impl<'a> Relay<'a> {
     ) -> Result<http::Response<BoxStream>, String> {
         let gateway = self.gateway;
         let upstream = &gateway.config.upstreams[candidate.upstream];
-        if upstream::may_pause(upstream, call.operation) {
-            let pauses = gateway.cache.count_pauses.borrow();
-            let pause = pauses.get(&(candidate.upstream, candidate.model.clone()));
-            if pause.is_some_and(|pause| !pause.may_ask(gateway.ports.clock.now())) {
-                return Err("counting tokens failed a short while ago".to_owned());
-            }
+        if !gateway.may_count(candidate, call.operation).await {
+            return Err("counting tokens failed a short while ago".to_owned());
         }
         let credential = gateway.credential(candidate.upstream).await?;
         let answer = self.ask_with(candidate, call, &credential).await;
@@ -398,10 +393,10 @@ impl<'a> Relay<'a> {
         gateway.observe(candidate, call.operation, begun, &answer);
         let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         gateway.trace_work(self.context, begun, status, || Work::Attempt { upstream: upstream.name.clone(), span });
-        answer.map_err(|error| {
-            self.count_unanswered(candidate, call.operation);
-            error.to_string()
-        })
+        if answer.is_err() {
+            gateway.count_came_to(candidate, call.operation, CountPause::failed_without_answer).await;
+        }
+        answer.map_err(|error| error.to_string())
     }
 
     /// The upstream's place in the trace (W3C Trace Context §2.1). It is not part of a signature: these headers may be
@@ -413,34 +408,6 @@ impl<'a> Relay<'a> {
         }
         if let Some(Ok(state)) = trace.tracestate().map(HeaderValue::try_from) {
             headers.insert(HeaderName::from_static("tracestate"), state);
-        }
-    }
-
-    /// Remembers that there was no answer to a count, or none that is one.
-    fn count_unanswered(&self, candidate: &Candidate, operation: Operation) {
-        if upstream::may_pause(&self.gateway.config.upstreams[candidate.upstream], operation) {
-            let now = self.gateway.ports.clock.now();
-            let mut pauses = self.gateway.cache.count_pauses.borrow_mut();
-            pauses.entry((candidate.upstream, candidate.model.clone())).or_default().failed_without_answer(now);
-        }
-    }
-
-    /// Remembers a refused count: Bedrock is not asked again for a while (inference contract §10.5).
-    fn count_failed(&self, candidate: &Candidate, head: &response::Parts, body: &[u8]) {
-        if upstream::may_pause(&self.gateway.config.upstreams[candidate.upstream], self.inference.operation) {
-            let now = self.gateway.ports.clock.now();
-            let mut pauses = self.gateway.cache.count_pauses.borrow_mut();
-            let pause = pauses.entry((candidate.upstream, candidate.model.clone())).or_default();
-            pause.failed(head.status, &head.headers, body, now);
-        }
-    }
-
-    /// Remembers that counting works.
-    fn count_succeeded(&self, candidate: &Candidate, begun: Timestamp) {
-        self.attempted(candidate, begun, "ok", Verdict::Take);
-        if upstream::may_pause(&self.gateway.config.upstreams[candidate.upstream], self.inference.operation) {
-            let mut pauses = self.gateway.cache.count_pauses.borrow_mut();
-            pauses.entry((candidate.upstream, candidate.model.clone())).or_default().succeeded();
         }
     }
 

@@ -3,6 +3,8 @@
 //! What was learned is shared through the store, so that replicas and new instances know it. Without anything learned
 //! there is no estimate, and the client is told what the upstreams said (inference contract §10.5).
 
+mod pauses;
+
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};

@@ -61,6 +61,29 @@ fn before_anything_was_learned_the_client_is_told_that_nobody_can_count() {
 }
 
 #[test]
+fn after_a_failure_no_instance_asks_for_ten_minutes_unless_it_cannot_know() {
+    let replicas = replicas();
+    let [one, other, third] = [(); 3].map(|()| replicas.instance(config()));
+    let asked =
+        || replicas.sent.borrow().iter().filter(|request| request.uri().path().ends_with("/count-tokens")).count();
+    for gateway in [&one, &other, &one] {
+        assert_eq!(count(&replicas, gateway, 100).status, 501);
+    }
+    assert_eq!(asked(), 1);
+    replicas.stores_are_down.set(true);
+    for _ in 0..2 {
+        assert_eq!(count(&replicas, &third, 100).status, 501);
+    }
+    assert_eq!(asked(), 2, "without the store it finds out by itself, once");
+    replicas.stores_are_down.set(false);
+    replicas.wait(Duration::from_mins(10));
+    for gateway in [&one, &other] {
+        assert_eq!(count(&replicas, gateway, 100).status, 501);
+    }
+    assert_eq!(asked(), 3);
+}
+
+#[test]
 fn real_usage_makes_an_estimate_that_is_a_little_too_high_and_says_what_it_is_on_every_instance() {
     let replicas = replicas();
     let [one, other] = [(); 2].map(|()| replicas.instance(config()));

@@ -1,10 +1,11 @@
 //! [`CountPause`]: when Bedrock is not asked to count tokens for a while (inference contract §10.5).
 //!
-//! One value per upstream and model; where it is kept is the relay's business.
+//! One value per upstream and model; where it is kept is the business of `counting/pauses.rs`.
 
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
 
 use crate::domain::ids::Timestamp;
 
@@ -12,16 +13,17 @@ use crate::domain::ids::Timestamp;
 const PAUSE: Duration = Duration::from_mins(10);
 
 /// What is known about counting on one upstream, for one model.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountPause {
     has_succeeded: bool,
-    until: Option<Timestamp>,
+    /// Milliseconds since 1970.
+    until: Option<i64>,
 }
 
 impl CountPause {
     /// Whether the upstream is to be asked.
     pub fn may_ask(&self, now: Timestamp) -> bool {
-        self.until.is_none_or(|until| now >= until)
+        self.until.is_none_or(|until| now >= Timestamp::from_millis(until))
     }
 
     /// A count came back.
@@ -41,7 +43,7 @@ impl CountPause {
 
     /// The upstream did not answer, or not with a count.
     pub fn failed_without_answer(&mut self, now: Timestamp) {
-        self.until = Some(now.plus(PAUSE));
+        self.until = Some(now.plus(PAUSE).as_millis());
     }
 }
 
