@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use crate::config::{GoogleGroups, Json, Oidc, Secret, ServiceIdentity};
+use crate::domain::checksum::hex;
 use crate::domain::google_groups::{self, AccessToken, ServiceAccount};
 use crate::domain::id_token::{self, Expected, Invalid};
 use crate::domain::identity::{Claims, Identity, Refusal};
@@ -21,7 +22,6 @@ use crate::domain::ids::Timestamp;
 use crate::domain::oidc::{Grant, IdpTokens, Metadata, TokenRefusal, TokenRequest, algorithm};
 use crate::domain::providers;
 use crate::domain::service_identity::{self, IssuerMetadata, Proven, SUBJECT_PREFIX};
-use crate::domain::session::hex;
 use crate::exchange::read_body;
 use crate::gateway::Gateway;
 use crate::log::Level;

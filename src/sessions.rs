@@ -15,10 +15,11 @@ use futures_util::{FutureExt, pin_mut};
 use http::header;
 
 use crate::domain::audit::{AuditEvent, SessionBegun, SessionEnded};
+use crate::domain::checksum::hex;
 use crate::domain::identity::Identity;
 use crate::domain::ids::Timestamp;
 use crate::domain::rotation;
-use crate::domain::session::{Keys, Terms, hex};
+use crate::domain::session::{Keys, Terms};
 use crate::error::Failure;
 use crate::exchange::Request;
 use crate::gateway::{Context, Gateway};

@@ -12,9 +12,9 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::domain::calibration::Calibration;
+use crate::domain::checksum::hex;
 use crate::domain::figure::Figure;
 use crate::domain::ids::Timestamp;
-use crate::domain::session::hex;
 use crate::exchange::{self, Response};
 use crate::gateway::Gateway;
 use crate::relay::Relay;

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{AGAIN_AFTER, LONGEST_WAIT, Need, Waiting};
 use crate::config::RateLimit;
+use crate::domain::checksum::hex;
 use crate::domain::ids::Timestamp;
-use crate::domain::session::hex;
 use crate::gateway::Gateway;
 use crate::log::Level;
 use crate::upstream::credentials::{self, Credential, Obtained, Step};

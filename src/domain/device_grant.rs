@@ -18,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::config::Secret;
+use crate::domain::checksum::hex;
 use crate::domain::ids::Timestamp;
-use crate::domain::session::{Keys, Unsealable, hex};
+use crate::domain::session::{Keys, Unsealable};
 use crate::wire::seal::NONCE_BYTES;
 
 /// How long a grant waits for a decision, and how long a decision waits to be fetched.

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
+use crate::domain::checksum::hex;
 use crate::domain::ids::Timestamp;
-use crate::domain::session::hex;
 
 /// The longest `tracestate` that is passed on (W3C Trace Context §3.3.1.5 asks for at least 512 characters).
 const LONGEST_STATE: usize = 512;

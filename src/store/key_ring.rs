@@ -17,8 +17,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Secret;
+use crate::domain::checksum::hex;
 use crate::domain::ids::Timestamp;
-use crate::domain::session::{Keys, hex, key_id};
+use crate::domain::session::{Keys, key_id};
 use crate::ports::{Clock, Entropy, KeyValue, KeyValueError};
 use crate::store::{Store, StoreError};
 

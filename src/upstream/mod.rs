@@ -34,8 +34,8 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Provider, Upstream};
+use crate::domain::checksum::hex;
 use crate::domain::ids::Timestamp;
-use crate::domain::session::hex;
 use crate::stream::Translator;
 use crate::stream::bedrock::BedrockStream;
 use crate::stream::cloud_sse::CloudSse;

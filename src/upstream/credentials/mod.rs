@@ -28,8 +28,8 @@ use sha2::{Digest, Sha256};
 use url::form_urlencoded;
 
 use crate::config::{AnthropicAuth, FoundryAuth, GoogleAuth, Provider, Secret, Upstream};
+use crate::domain::checksum::hex;
 use crate::domain::ids::Timestamp;
-use crate::domain::session::hex;
 use aws::Accepts;
 
 /// A credential that is ready to be used.

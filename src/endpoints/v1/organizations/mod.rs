@@ -25,8 +25,8 @@ use time::{OffsetDateTime, UtcOffset};
 
 use crate::config::{Admin, AdminKey};
 use crate::domain::audit::AuditEvent;
+use crate::domain::checksum::hex;
 use crate::domain::erasure::is_pseudonym;
-use crate::domain::session::hex;
 use crate::error::Failure;
 use crate::exchange::{self, Body, Request, Response};
 use crate::gateway::{Context, Gateway};

@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 use time::{Date, Duration, OffsetDateTime};
 
 use super::super::{Query, Refusal, actor, from_token, instant, invalid_token, to_token};
+use crate::domain::checksum::hex;
 use crate::domain::ids::Timestamp;
-use crate::domain::session::hex;
 use crate::domain::spend::calendar::{date, day, midnight};
 use crate::gateway::Gateway;
 use crate::store::{CostQuery, CostRow};

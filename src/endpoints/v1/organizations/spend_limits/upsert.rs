@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::super::Refusal;
 use super::{ATTEMPTS, busy, changed};
 use crate::domain::audit::AuditEvent;
-use crate::domain::session::hex;
+use crate::domain::checksum::hex;
 use crate::domain::spend::limit::{Limit, Wish};
 use crate::gateway::Gateway;
 use crate::store::Change;
