@@ -255,11 +255,12 @@ pub fn client_request_id(headers: &HeaderMap) -> Option<&str> {
 
 /// The client's own id, else a fresh UUID.
 fn request_id(headers: &HeaderMap, entropy: &dyn Entropy) -> String {
-    client_request_id(headers).map(str::to_owned).unwrap_or_else(|| {
+    let fresh = || {
         let mut bytes = [0; 16];
         entropy.fill(&mut bytes);
         uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
-    })
+    };
+    client_request_id(headers).map_or_else(fresh, str::to_owned)
 }
 
 /// What an instance answers that has no gateway because its configuration is faulty.

@@ -159,7 +159,7 @@ impl<'a> Relay<'a> {
             Outcome::Failed { ids, answer: answer.map(|answer| (answer, receipt())) }
         };
         let begun = self.gateway.ports.clock.now();
-        let answer = match self.ask_compatibly(candidate, &call).await {
+        let answer = match Box::pin(self.ask_compatibly(candidate, &call)).await {
             Ok(answer) => answer,
             Err(reason) => {
                 self.failed(candidate, begun, "no_answer", &reason);
