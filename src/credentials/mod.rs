@@ -69,8 +69,7 @@ impl Gateway {
         if let Some(credential) = credentials::configured(&self.config.upstreams[upstream].provider) {
             return Ok(credential);
         }
-        let known = self.cache.credentials.borrow().get(&upstream).cloned();
-        if let Some(obtained) = known {
+        if let Some(obtained) = self.known_credential(upstream) {
             match obtained.freshness(self.ports.clock.now()) {
                 Freshness::Fresh => return Ok(obtained.credential),
                 Freshness::Due => {
@@ -83,10 +82,21 @@ impl Gateway {
         self.renew_together(upstream).await
     }
 
+    /// The credential that this instance has, unless the upstream has refused it.
+    fn known_credential(&self, upstream: usize) -> Option<Obtained> {
+        let known = self.cache.credentials.borrow().get(&upstream).cloned();
+        known.filter(|known| !self.is_refused(upstream, &known.credential))
+    }
+
+    fn is_refused(&self, upstream: usize, credential: &Credential) -> bool {
+        self.cache.refused_credentials.borrow().get(&upstream) == Some(credential)
+    }
+
     /// Forgets a credential that an upstream did not take, here and in the store; the next request obtains another. One
-    /// that has taken its place meanwhile stays.
+    /// that has taken its place meanwhile stays. Another request may have read the refused one from the store just
+    /// before: this instance uses it no more, wherever it comes from.
     pub(crate) async fn forget_credential(self: &Rc<Self>, upstream: usize, refused: &Credential) {
-        self.cache.credentials.borrow_mut().retain(|of, known| *of != upstream || known.credential != *refused);
+        self.cache.refused_credentials.borrow_mut().insert(upstream, refused.clone());
         self.shared_credential(upstream).forget(refused).await;
     }
 
@@ -128,8 +138,8 @@ impl Gateway {
                 return Err(reason);
             }
             // However short it lasts, it was made for this request, too.
-            if let Some(known) = self.cache.credentials.borrow().get(&upstream) {
-                return Ok(known.credential.clone());
+            if let Some(known) = self.known_credential(upstream) {
+                return Ok(known.credential);
             }
         }
     }
@@ -159,6 +169,10 @@ impl Gateway {
     /// Asks the token service itself.
     async fn exchange(&self, upstream: usize, step: Step) -> Result<Obtained, String> {
         let outcome = self.follow(step).await;
+        // Should the service insist on one that was refused, it is for the upstream to say so again.
+        if outcome.as_ref().is_ok_and(|obtained| self.is_refused(upstream, &obtained.credential)) {
+            self.cache.refused_credentials.borrow_mut().remove(&upstream);
+        }
         self.count_credential(upstream, if outcome.is_ok() { "obtained" } else { "failed" });
         outcome
     }

@@ -127,7 +127,8 @@ impl Shared {
     /// The credential that is kept, if it meets the need.
     async fn usable(&self, kept: &Kept, need: Need) -> Option<Obtained> {
         let obtained = self.open(kept.sealed.as_deref()?).await?;
-        if !need.is_met_by(&obtained, self.gateway.ports.clock.now()) {
+        let is_refused = self.gateway.is_refused(self.upstream, &obtained.credential);
+        if is_refused || !need.is_met_by(&obtained, self.gateway.ports.clock.now()) {
             return None;
         }
         self.gateway.count_credential(self.upstream, "shared");

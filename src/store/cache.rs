@@ -23,7 +23,7 @@ use crate::resilience::Health;
 use crate::sessions::Known;
 use crate::spans::SpanQueue;
 use crate::upstream::CountPause;
-use crate::upstream::credentials::Obtained;
+use crate::upstream::credentials::{Credential, Obtained};
 
 /// The memory of one instance.
 #[derive(Default)]
@@ -46,6 +46,8 @@ pub struct Cache {
     pub(crate) calibrations: RefCell<HashMap<(usize, String), Learned>>,
     /// What upstreams refuse, by their index.
     pub(crate) refusals: RefCell<HashMap<usize, Refusals>>,
+    /// Credentials that upstreams refused, the last of each, by the upstream's index.
+    pub(crate) refused_credentials: RefCell<HashMap<usize, Credential>>,
     /// Credentials that were obtained, by the upstream's index.
     pub(crate) credentials: RefCell<HashMap<usize, Obtained>>,
     /// Collectors of telemetry, by their index.
