@@ -232,8 +232,8 @@ impl Metrics {
             ),
             estimated_counts: counter(
                 "sallyport_estimated_counts_total",
-                "Answers to count_tokens that were estimated, by the upstream and model that the estimate is about.",
-                &["upstream", "model"],
+                "Answers to count_tokens that were estimated, by the upstream that the estimate is about.",
+                &["upstream"],
             ),
             swept: counter("sallyport_swept_rows_total", "Rows that upkeep deleted.", &["table"]),
             instances: gauge("sallyport_instances", "Instances of the component."),
@@ -362,7 +362,7 @@ impl Metrics {
             }
             Ok(Figure::Credential { upstream, outcome }) => add(&self.credentials, &[upstream, outcome], 1),
             Ok(Figure::Refusal { upstream, kind }) => add(&self.refusals, &[upstream, kind], 1),
-            Ok(Figure::EstimatedCount { upstream, model }) => add(&self.estimated_counts, &[upstream, model], 1),
+            Ok(Figure::EstimatedCount { upstream }) => add(&self.estimated_counts, &[upstream], 1),
             Ok(Figure::Swept { table, rows }) => add(&self.swept, &[table], rows),
             // A component that is newer than its host may count what the host does not know.
             Err(_) => {}
@@ -381,6 +381,13 @@ impl Metrics {
         for reason in ["breaker", "budget"] {
             add(&self.left_out, &[name, reason], 0);
         }
+        for outcome in ["obtained", "failed", "shared"] {
+            add(&self.credentials, &[name, outcome], 0);
+        }
+        for kind in ["beta", "field"] {
+            add(&self.refusals, &[name, kind], 0);
+        }
+        add(&self.estimated_counts, &[name], 0);
         self.breakers.with_label_values(&[name, "*"]).set(0);
     }
 
@@ -505,7 +512,7 @@ mod tests {
         metrics.figure(br#"{"figure":"reservation","outcome":"expired","count":2}"#);
         metrics.figure(br#"{"figure":"credential","upstream":"a","outcome":"shared"}"#);
         metrics.figure(br#"{"figure":"refusal","upstream":"a","kind":"beta"}"#);
-        metrics.figure(br#"{"figure":"estimated_count","upstream":"a","model":"m"}"#);
+        metrics.figure(br#"{"figure":"estimated_count","upstream":"a"}"#);
         metrics.figure(br#"{"figure":"unheard_of"}"#);
         metrics.figure(b"not JSON");
         let text = text(&metrics);
@@ -529,7 +536,7 @@ mod tests {
             r#"sallyport_reservations_total{outcome="held"} 0"#,
             r#"sallyport_upstream_credentials_total{outcome="shared",upstream="a"} 1"#,
             r#"sallyport_upstream_refusals_total{kind="beta",upstream="a"} 1"#,
-            r#"sallyport_estimated_counts_total{model="m",upstream="a"} 1"#,
+            r#"sallyport_estimated_counts_total{upstream="a"} 1"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
         }

@@ -59,7 +59,7 @@ impl Relay<'_> {
             let calibration = self.gateway.calibration(candidate).await;
             let Some(tokens) = calibration.estimate(self.sent(candidate.upstream).weight()) else { continue };
             let upstream = &self.gateway.config.upstreams[candidate.upstream].name;
-            self.gateway.count(&Figure::EstimatedCount { upstream, model: &candidate.model });
+            self.gateway.count(&Figure::EstimatedCount { upstream });
             self.inference.count_is_estimated.set(true);
             let mut response = exchange::json(StatusCode::OK, &json!({ "input_tokens": tokens }));
             response.headers_mut().insert(HEADER, HeaderValue::from_static("estimated"));

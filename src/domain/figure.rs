@@ -62,8 +62,6 @@ pub enum Figure<'a> {
     EstimatedCount {
         /// The upstream whose answers it was learned from.
         upstream: &'a str,
-        /// Its id of the model.
-        model: &'a str,
     },
     /// One export of telemetry is over.
     Export {

@@ -219,7 +219,10 @@ const CASES: &[Case] = &[
         name: "sends HTML in place of a document",
         streams: false,
         act: |exchange, _| {
-            offer(exchange, b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>");
+            offer(
+                exchange,
+                b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: 6\r\n\r\n<html>",
+            );
         },
         // Two tokens, and eleven.
         sees: [Whole, Nothing, Nothing],
