@@ -276,7 +276,9 @@ impl Metrics {
             (&self.instance_requests, &["fresh", "reused"]),
         ];
         for (family, labels) in families {
-            labels.iter().for_each(|label| add(family, &[label], 0));
+            for label in labels {
+                add(family, &[label], 0);
+            }
         }
     }
 

@@ -32,7 +32,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Faults> {
     if arguments.json {
         print(&answer.to_string());
     } else {
-        described(&answer).iter().for_each(|line| print(line));
+        for line in &described(&answer) {
+            print(line);
+        }
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Receivers of alerts about spend: told once for each threshold, by whichever host, again if they fail, and waited for
 //! by nobody.
 
+use std::fmt::Write;
+
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -54,10 +56,12 @@ fn story(store: Store, hosts: usize) {
     let Some(clock) = Clock::of(&mut site) else { return };
     clock.stop_at(START.0);
     site.transcript.secret(SECRET);
-    site.more += &format!(
-        "  alerts:\n    - {{ at: [25, 45], webhook: \"http://{}/spend\", scope: user, secret: {SECRET} }}\n",
+    writeln!(
+        site.more,
+        "  alerts:\n    - {{ at: [25, 45], webhook: \"http://{}/spend\", scope: user, secret: {SECRET} }}",
         receiver.address
-    );
+    )
+    .expect("a string takes everything");
     let sites: Vec<Site> = (1..hosts).map(|_| site.replica()).collect();
     let gateways: Vec<Gateway> = std::iter::once(&site).chain(&sites).map(Site::start).collect();
     let books = Books::of(&site, database.as_ref());

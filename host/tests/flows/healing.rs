@@ -100,7 +100,7 @@ fn left_out(store: Store) {
     site.issuer = format!("http://{}", provider.address);
     site.has_session_secret = true;
     site.use_upstream(&upstream);
-    site.more = "admin: {}\n".to_owned();
+    "admin: {}\n".clone_into(&mut site.more);
     let first = site.start();
     let session = site.session("ada");
     let ask = |gateway: &Gateway, more: &str| {

@@ -1,6 +1,8 @@
 //! What answers cost, through the component, on both databases: every model and every kind of usage, to the
 //! nano-dollar.
 
+use std::fmt::Write;
+
 use serde_json::{Value, json};
 
 use crate::support::{Books, Gateway, Site, Store, Upstream, eventually, question_of};
@@ -153,7 +155,8 @@ const ARN: &str = "arn:aws:bedrock:us-east-1:111122223333:application-inference-
 fn models() -> String {
     let mut models = "models:\n".to_owned();
     for (line, columns) in lines() {
-        models += &format!("  - {{ id: {}, upstream_model: {{ upstream-0: \"{}\" }} }}\n", id_of(line), columns[0]);
+        writeln!(models, "  - {{ id: {}, upstream_model: {{ upstream-0: \"{}\" }} }}", id_of(line), columns[0])
+            .expect("a string takes everything");
     }
     models + &format!("  - {{ id: claude-haiku-4-5, upstream_model: {{ upstream-0: \"{ARN}\" }} }}\n")
 }
