@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::FutureExt;
-use futures_util::{pin_mut, select_biased};
 use http::{HeaderMap, header};
 
 use crate::config::Upstream;
@@ -510,12 +509,9 @@ impl Gateway {
 
     /// What the store says, if it does soon.
     async fn soon<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
-        let answer = answer.fuse();
-        let timeout = self.ports.clock.sleep(PATIENCE).fuse();
-        pin_mut!(answer, timeout);
-        let answer = select_biased! {
-            answer = answer => answer.map_err(|error| error.to_string()),
-            () = timeout => Err("the database is too slow".to_owned()),
+        let answer = match self.in_time(PATIENCE, answer).await {
+            Some(answer) => answer.map_err(|error| error.to_string()),
+            None => Err("the database is too slow".to_owned()),
         };
         answer
             .map_err(|reason| self.log(Level::Debug, &format!("what is known of upstreams is not shared: {reason}")))

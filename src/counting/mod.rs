@@ -31,6 +31,9 @@ const SHARE_EVERY: Duration = Duration::from_secs(30);
 /// How long the store may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How its names in the store begin.
+const KIND: &str = "calibration";
+
 /// What is known of one model at one upstream.
 #[derive(Default)]
 pub(crate) struct Learned {
@@ -142,7 +145,7 @@ impl Gateway {
         stored.add(unshared);
         let bytes = serde_json::to_vec(&stored).expect("numbers");
         // What two write at once counts once: of thousands of requests, that is no loss.
-        let _ = self.in_time(PATIENCE, self.ports.key_value.set(&self.calibration_name(candidate), &bytes)).await;
+        let _ = self.in_time(PATIENCE, self.ports.key_value.set(&self.name_in_store(KIND, candidate), &bytes)).await;
         self.take_over(candidate, Some(stored));
     }
 
@@ -161,14 +164,15 @@ impl Gateway {
 
     /// Nothing while the store is away.
     async fn stored_calibration(&self, candidate: &Candidate) -> Option<Calibration> {
-        let found = self.in_time(PATIENCE, self.ports.key_value.find(&self.calibration_name(candidate))).await;
+        let found = self.in_time(PATIENCE, self.ports.key_value.find(&self.name_in_store(KIND, candidate))).await;
         let found = found?.ok()?;
         Some(found.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
     }
 
-    fn calibration_name(&self, candidate: &Candidate) -> String {
+    /// Where what is known of a model at an upstream is kept, among what is known of this kind.
+    fn name_in_store(&self, kind: &str, candidate: &Candidate) -> String {
         let place = upstream::fingerprint(&self.config.upstreams[candidate.upstream]);
-        format!("calibration/{}", hex(&Sha256::digest(format!("{place} {}", candidate.model))))
+        format!("{kind}/{}", hex(&Sha256::digest(format!("{place} {}", candidate.model))))
     }
 }
 

@@ -1,20 +1,17 @@
 //! Where it is kept that Bedrock is not asked to count for a while (inference contract §10.5): in the instance, and behind
-//! it in the key-value store, so that what one instance finds out holds for all.
+//! it in the key-value store, so that what one instance finds out holds for all. Without the store, each instance goes by
+//! what it has found out itself.
 //!
 //! When it is asked is decided in [`CountPause`].
 
-use std::time::Duration;
-
-use sha2::{Digest, Sha256};
-
-use crate::domain::checksum::hex;
+use super::{PATIENCE, key};
 use crate::domain::ids::Timestamp;
 use crate::gateway::Gateway;
 use crate::upstream::catalog::Candidate;
 use crate::upstream::{self, CountPause, Operation};
 
-/// How long the store may take. Without it, each instance goes by what it has found out itself.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How its names in the store begin.
+const KIND: &str = "count-pause";
 
 impl Gateway {
     /// Whether `candidate` is to be asked.
@@ -26,7 +23,7 @@ impl Gateway {
         if !self.known_pause(candidate).may_ask(now) {
             return false;
         }
-        let stored = self.in_time(PATIENCE, self.ports.key_value.find(&self.pause_name(candidate))).await;
+        let stored = self.in_time(PATIENCE, self.ports.key_value.find(&self.name_in_store(KIND, candidate))).await;
         let Some(Ok(Some(bytes))) = stored else { return true };
         let Ok(pause) = serde_json::from_slice::<CountPause>(&bytes) else { return true };
         self.cache.count_pauses.borrow_mut().insert(key(candidate), pause);
@@ -52,19 +49,10 @@ impl Gateway {
         self.cache.count_pauses.borrow_mut().insert(key(candidate), pause);
         let bytes = serde_json::to_vec(&pause).expect("a flag and a number");
         // What is not kept, the others find out by themselves.
-        let _ = self.in_time(PATIENCE, self.ports.key_value.set(&self.pause_name(candidate), &bytes)).await;
+        let _ = self.in_time(PATIENCE, self.ports.key_value.set(&self.name_in_store(KIND, candidate), &bytes)).await;
     }
 
     fn known_pause(&self, candidate: &Candidate) -> CountPause {
         self.cache.count_pauses.borrow().get(&key(candidate)).copied().unwrap_or_default()
     }
-
-    fn pause_name(&self, candidate: &Candidate) -> String {
-        let place = upstream::fingerprint(&self.config.upstreams[candidate.upstream]);
-        format!("count-pause/{}", hex(&Sha256::digest(format!("{place} {}", candidate.model))))
-    }
-}
-
-fn key(candidate: &Candidate) -> (usize, String) {
-    (candidate.upstream, candidate.model.clone())
 }
