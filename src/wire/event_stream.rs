@@ -1,5 +1,6 @@
 //! Frames of `application/vnd.amazon.eventstream`: bytes in, messages out. Both checksums of a frame are verified by
-//! `aws-smithy-eventstream`; what is added here is the bound on its size.
+//! `aws-smithy-eventstream`; what is added here is the bound on its size, and that a length which is not genuine is
+//! noticed before the rest of its frame is waited for.
 
 use aws_smithy_eventstream::frame::read_message_from;
 use bytes::{Bytes, BytesMut};
@@ -8,6 +9,8 @@ use bytes::{Bytes, BytesMut};
 pub const MAX_FRAME: usize = (16 * 1024 + 128 + 1) * 1024;
 /// The smallest frame: a prelude with its checksum, and the checksum of all.
 const MIN_FRAME: usize = 16;
+/// Two lengths and their checksum, of four bytes each.
+const PRELUDE: usize = 12;
 
 /// Cuts a stream into messages.
 #[derive(Debug, Default)]
@@ -54,6 +57,11 @@ impl Decoder {
         let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| FrameError::Length)?;
         if !(MIN_FRAME..=MAX_FRAME).contains(&length) {
             return Err(FrameError::Length);
+        }
+        let Some(prelude) = self.buffer.first_chunk::<PRELUDE>() else { return Ok(None) };
+        let (lengths, checksum) = prelude.split_at(PRELUDE - 4);
+        if crc32fast::hash(lengths).to_be_bytes() != checksum {
+            return Err(FrameError::Damaged);
         }
         if self.buffer.len() < length {
             return Ok(None);
@@ -127,11 +135,18 @@ mod tests {
         for at in 0..frame.len() {
             let mut damaged = frame.clone();
             damaged[at] ^= 0x10;
-            // A longer length makes it wait for what never comes; everything else is noticed at once.
             let (messages, end) = decode([&damaged[..]]);
             assert!(messages.is_empty(), "{at}");
-            assert_ne!(end, Ok(true), "{at}");
+            assert!(end.is_err(), "{at}");
         }
+    }
+
+    #[test]
+    fn a_length_that_is_not_genuine_is_noticed_before_its_frame_is_there() {
+        let mut damaged = FRAME[..PRELUDE].to_vec();
+        damaged[1] = 0x40;
+        assert_eq!(decode([&damaged[..]]), (Vec::new(), Err(FrameError::Damaged)));
+        assert_eq!(decode([&FRAME[..PRELUDE]]), (Vec::new(), Ok(false)));
     }
 
     #[test]
