@@ -9,9 +9,11 @@ use super::{AnthropicAuth, AwsAuth, Config, FoundryAuth, GoogleAuth, Oidc, Provi
 /// Where the AWS default chain may find credentials: containers (ECS, EKS) and the instance.
 const AWS_METADATA: [&str; 3] = ["http://169.254.169.254", "http://169.254.170.2", "http://169.254.170.23"];
 const GOOGLE_TOKENS: &str = "https://oauth2.googleapis.com";
-/// Where Application Default Credentials may find a token.
-const GOOGLE_METADATA: [&str; 3] =
-    ["http://metadata.google.internal", "https://iamcredentials.googleapis.com", "https://sts.googleapis.com"];
+/// Where a credential file may lead: it is a service account's key, or says how another identity is exchanged for one.
+const GOOGLE_CREDENTIALS: [&str; 3] =
+    [GOOGLE_TOKENS, "https://iamcredentials.googleapis.com", "https://sts.googleapis.com"];
+/// Where Application Default Credentials find a token without a file.
+const GOOGLE_METADATA: &str = "http://metadata.google.internal";
 const ENTRA: [&str; 2] = ["https://login.microsoftonline.com", "http://169.254.169.254"];
 
 /// Origins, sorted: `https://host`, with a port where it is not the scheme's own, `postgres://host:port` for the
@@ -151,10 +153,10 @@ fn aws(region: &str, auth: &AwsAuth, assumes_role: bool, found: &mut BTreeSet<St
 fn google(auth: &GoogleAuth, found: &mut BTreeSet<String>) {
     match auth {
         GoogleAuth::AccessToken(_) => {}
-        GoogleAuth::ServiceAccountFile(_) => found.extend([GOOGLE_TOKENS.to_owned()]),
+        GoogleAuth::ServiceAccountFile(_) => found.extend(GOOGLE_CREDENTIALS.map(str::to_owned)),
         GoogleAuth::DefaultChain => {
-            found.extend([GOOGLE_TOKENS.to_owned()]);
-            found.extend(GOOGLE_METADATA.map(str::to_owned));
+            found.extend(GOOGLE_CREDENTIALS.map(str::to_owned));
+            found.insert(GOOGLE_METADATA.to_owned());
         }
     }
 }

@@ -17,6 +17,8 @@ const ID: &str = "TEMPORARYACCESSKEYID";
 const SECRET: &str = "temporary-secret-for-tests-only";
 const SESSION: &str = "temporary/session+token==";
 const TOKEN: &str = "obtained-token-for-tests-only";
+/// What Google gives for an identity from elsewhere.
+const FEDERATED: &str = "federated-token-for-tests-only";
 /// What is shown to them.
 const SHOWN: &str = "identity-token-for-tests-only";
 
@@ -41,6 +43,17 @@ fn services() -> Upstream {
             "/latest/api/token" => text(exchange, "imds-session"),
             "/latest/meta-data/iam/security-credentials/" => text(exchange, "the-role\n"),
             "/container" | "/latest/meta-data/iam/security-credentials/the-role" => exchange.answer(200, &[], &keys),
+            "/v1/token" => exchange.answer(
+                200,
+                &[],
+                &json!({
+                    "access_token": FEDERATED, "token_type": "Bearer", "expires_in": 3600,
+                    "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+                }),
+            ),
+            path if path.ends_with(":generateAccessToken") => {
+                exchange.answer(200, &[], &json!({"accessToken": TOKEN, "expireTime": "2099-01-01T00:00:00Z"}));
+            }
             "/msi/token" => {
                 exchange.answer(200, &[], &json!({"access_token": TOKEN, "expires_on": "4070908800"}));
             }
@@ -61,7 +74,7 @@ impl Chain {
     fn new(keys: &str) -> Self {
         let (provider, upstream, services) = (discovery(), providers(), services());
         let mut site = Site::without_upstreams(&provider);
-        for secret in [SECRET, SESSION, TOKEN, SHOWN] {
+        for secret in [SECRET, SESSION, TOKEN, FEDERATED, SHOWN] {
             site.transcript.secret(secret);
         }
         site.transcript.internal(&services.address);
@@ -232,6 +245,18 @@ fn a_machine_of_google_gets_its_token_from_the_metadata_server() {
     }
 }
 
+/// The services as an address that is called by these names through a proxy gives them.
+fn tls(authority: &Authority, names: &str, services: &Upstream) -> Server {
+    let (certificate, key) = authority.issue("google", names, 2);
+    Server::nginx(&format!(
+        "server {{ listen 127.0.0.1:PORT ssl; ssl_certificate {}; ssl_certificate_key {}; \
+         location / {{ proxy_pass http://{}; proxy_set_header host $host; }} }}",
+        certificate.display(),
+        key.display(),
+        services.address
+    ))
+}
+
 #[test]
 fn a_service_account_signs_for_its_token_and_no_file_chooses_where_it_is_sent() {
     if lacks(&["nginx", "openssl", "python3"]) {
@@ -239,14 +264,7 @@ fn a_service_account_signs_for_its_token_and_no_file_chooses_where_it_is_sent() 
     }
     let mut chain = Chain::new("provider: anthropicGoogleCloud, project_id: p-1, workspace_id: ws-1");
     let authority = Authority::new();
-    let (certificate, key) = authority.issue("google", "DNS:oauth2.googleapis.com", 2);
-    let server = Server::nginx(&format!(
-        "server {{ listen 127.0.0.1:PORT ssl; ssl_certificate {}; ssl_certificate_key {}; \
-         location / {{ proxy_pass http://{}; proxy_set_header host $host; }} }}",
-        certificate.display(),
-        key.display(),
-        chain.services.address
-    ));
+    let server = tls(&authority, "DNS:oauth2.googleapis.com", &chain.services);
     let (proxy, tunnels) = Proxy::tunnel(format!("127.0.0.1:{}", server.port));
     let (public, private) = authority.issue("account", "DNS:account", 2);
     let account = chain.site.file("account.json");
@@ -281,6 +299,53 @@ fn a_service_account_signs_for_its_token_and_no_file_chooses_where_it_is_sent() 
     );
     assert_eq!(claims["exp"].as_i64().expect("a number") - claims["iat"].as_i64().expect("a number"), 3600);
     assert_bearer(&upstream);
+}
+
+#[test]
+fn an_identity_from_elsewhere_is_exchanged_at_google_and_opens_a_service_account() {
+    if lacks(&["nginx", "openssl"]) {
+        return;
+    }
+    let authority = Authority::new();
+    let configured = format!("{VERTEX}, auth: {{ service_account_json: \"${{CREDENTIAL_FILE}}\" }}");
+    for (keys, variable) in [(VERTEX, "GOOGLE_APPLICATION_CREDENTIALS"), (configured.as_str(), "CREDENTIAL_FILE")] {
+        let mut chain = Chain::new(keys);
+        let names = "DNS:sts.googleapis.com,DNS:iamcredentials.googleapis.com";
+        let server = tls(&authority, names, &chain.services);
+        let (proxy, tunnels) = Proxy::tunnel(format!("127.0.0.1:{}", server.port));
+        let (audience, kind) = ("//iam.googleapis.com/pools/p/providers/q", "urn:ietf:params:oauth:token-type:jwt");
+        let impersonation = "/v1/projects/-/serviceAccounts/gateway@p-1.iam.gserviceaccount.com:generateAccessToken";
+        let file = json!({
+            "type": "external_account", "audience": audience, "subject_token_type": kind,
+            "token_url": "https://sts.googleapis.com/v1/token",
+            "service_account_impersonation_url": format!("https://iamcredentials.googleapis.com{impersonation}"),
+            "credential_source": {"file": chain.shown()},
+        });
+        let account = chain.site.file("federation.json");
+        fs::write(&account, file.to_string()).expect("a file");
+        let (services, upstream) = chain.run(vec![
+            (variable, account.display().to_string()),
+            ("HTTPS_PROXY", format!("http://{}", proxy.address)),
+            ("SSL_CERT_FILE", authority.certificate().display().to_string()),
+        ]);
+
+        let called: Vec<String> = tunnels.try_iter().collect();
+        assert_eq!(called, ["sts.googleapis.com:443", "iamcredentials.googleapis.com:443"]);
+        assert_eq!(asked(&services), ["POST /v1/token".to_owned(), format!("POST {impersonation}")]);
+        let form: std::collections::BTreeMap<String, String> =
+            url::form_urlencoded::parse(&services[0].body).into_owned().collect();
+        for (name, value) in [
+            ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+            ("audience", audience),
+            ("requested_token_type", "urn:ietf:params:oauth:token-type:access_token"),
+            ("subject_token", SHOWN),
+            ("subject_token_type", kind),
+        ] {
+            assert_eq!(form.get(name).map(String::as_str), Some(value), "{form:?}");
+        }
+        assert_eq!(services[1].header("authorization"), format!("Bearer {FEDERATED}"));
+        assert_bearer(&upstream);
+    }
 }
 
 const FOUNDRY: &str = "provider: foundry, resource: res-1, auth: { use_azure_ad: true }";

@@ -34,7 +34,7 @@ fn only_what_a_configuration_names_may_be_called() {
         ),
         (
             "provider: vertex, region: eu, project_id: p, auth: { service_account_json: /x }",
-            "https://aiplatform.eu.rep.googleapis.com https://idp.example.com https://oauth2.googleapis.com",
+            "https://aiplatform.eu.rep.googleapis.com https://iamcredentials.googleapis.com https://idp.example.com https://oauth2.googleapis.com https://sts.googleapis.com",
         ),
         (
             "provider: vertex, region: global, project_id: p",

@@ -90,7 +90,7 @@ pub struct World<'a> {
 }
 
 /// The variables in which platforms describe their identities.
-pub const VARIABLES: [&str; 27] = [
+pub const VARIABLES: [&str; 25] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -116,8 +116,6 @@ pub const VARIABLES: [&str; 27] = [
     "AZURE_POD_IDENTITY_AUTHORITY_HOST",
     "IDENTITY_ENDPOINT",
     "IDENTITY_HEADER",
-    "MSI_ENDPOINT",
-    "MSI_SECRET",
 ];
 
 /// The next thing to do.
