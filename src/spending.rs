@@ -31,7 +31,7 @@ use crate::store::{Caller, Identity, Settlement, StoreError, Sum, Wanted};
 use crate::stream::meter::{Meter, Metered, Usage};
 use crate::upkeep;
 use crate::upstream::catalog::{Candidate, Plan};
-use crate::upstream::{self, Call, Message, Operation};
+use crate::upstream::{self, Call, CountPause, Message, Operation};
 
 /// How long a look at a caller's spending may take (inference contract §15.1).
 const PATIENCE: Duration = Duration::from_millis(2500);
@@ -266,10 +266,7 @@ impl Gateway {
 
     /// What the store says, if it says it in time.
     async fn patiently<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, Unknown> {
-        match self.in_time(PATIENCE, answer).await {
-            Some(answer) => answer.map_err(|error| Unknown(error.to_string())),
-            None => Err(Unknown("the database is too slow".to_owned())),
-        }
+        self.stored_in_time(PATIENCE, answer).await.map_err(Unknown)
     }
 
     /// The most that a request is reckoned to cost at the candidates of its plan.
@@ -587,14 +584,20 @@ async fn ask_for_tokens(
         email: relay.inference.session.email(),
     };
     let call = Call { operation, query: None, headers: &headers, message, caller, strip_tags: false };
-    let answer = relay.ask(candidate, &call).await.ok()?;
-    if !answer.status().is_success() {
+    let gateway = relay.gateway;
+    let (head, mut body) = relay.ask(candidate, &call).await.ok()?.into_parts();
+    // What cannot be read is as good as empty.
+    let body = read_body(&mut body, MAX_COUNT_BYTES).await.unwrap_or_default();
+    if !head.status.is_success() {
+        let refused = |pause: &mut CountPause, now| pause.failed(head.status, &head.headers, &body, now);
+        gateway.count_came_to(candidate, operation, refused).await;
         return None;
     }
-    let mut body = answer.into_body();
-    let body = read_body(&mut body, MAX_COUNT_BYTES).await.ok()?;
-    let upstream = &relay.gateway.config.upstreams[candidate.upstream];
-    let json = upstream::json_answer(upstream, operation, body).ok()?;
+    let Ok(json) = upstream::json_answer(&gateway.config.upstreams[candidate.upstream], operation, body) else {
+        gateway.count_came_to(candidate, operation, CountPause::failed_without_answer).await;
+        return None;
+    };
+    gateway.count_came_to(candidate, operation, |pause, _| pause.succeeded()).await;
     let answer: serde_json::Value = serde_json::from_slice(&json).ok()?;
     let counted = match operation {
         Operation::CountTokens => answer.get("input_tokens"),

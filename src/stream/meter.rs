@@ -45,6 +45,7 @@ pub enum Metered {
 #[derive(Debug)]
 pub struct Meter {
     form: Form,
+    estimates: bool,
 }
 
 #[derive(Debug)]
@@ -61,12 +62,18 @@ impl Meter {
 
     /// For server-sent events.
     pub fn sse() -> Self {
-        Self { form: Form::Sse(Box::default()) }
+        Self { form: Form::Sse(Box::default()), estimates: true }
     }
 
     /// For a JSON document.
     pub fn json() -> Self {
-        Self { form: Form::Json(JsonMeter::default()) }
+        Self { form: Form::Json(JsonMeter::default()), estimates: true }
+    }
+
+    /// The same, but what the upstream does not tell counts for nothing.
+    #[must_use]
+    pub fn without_estimates(self) -> Self {
+        Self { estimates: false, ..self }
     }
 
     /// Whether more of the answer would not make its input any better known: of a stream the first figures are enough,
@@ -88,9 +95,13 @@ impl Meter {
 
     /// The answer ended, in whatever way.
     pub fn finish(self) -> Metered {
-        match self.form {
+        let metered = match self.form {
             Form::Sse(meter) => meter.finish(),
             Form::Json(meter) => meter.finish(),
+        };
+        match metered {
+            Metered::Estimated(_) | Metered::InputUnknown { .. } if !self.estimates => Metered::Nothing,
+            metered => metered,
         }
     }
 }

@@ -170,6 +170,8 @@ pub fn verdict(upstream: &Upstream, operation: Operation, status: StatusCode) ->
     match (Verdict::of(status), operation, &upstream.provider) {
         // Inference contract §10.5: whatever AWS says, another upstream may be able to count.
         (Verdict::GiveUp, Operation::CountTokens, Provider::Bedrock { .. }) => Verdict::TryNext,
+        // Inference contract §5.4 and §13.1: it is relayed as it is, and metered.
+        (Verdict::GiveUp, _, Provider::Anthropic { .. }) if status.is_redirection() => Verdict::Take,
         (Verdict::GiveUp, _, _) if upstream.failover_on.contains(&status.as_u16()) => Verdict::TryNext,
         (verdict, _, _) => verdict,
     }

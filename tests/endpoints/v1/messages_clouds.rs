@@ -150,6 +150,28 @@ fn an_answer_of_bedrock_without_usage_is_counted_or_asked_for_one_token() {
 }
 
 #[test]
+fn what_the_gateway_counts_itself_begins_and_ends_the_pause_too() {
+    let mut gateway = gateway(ADMIN, BEDROCK);
+    let token = gateway.token_with(|claims| claims["exp"] = json!(4_000_000_000_i64));
+    let counts = |gateway: &mut TestGateway, answers: &[(u16, &'static str)]| {
+        answers.iter().for_each(|(status, body)| gateway.http.answer(*status, JSON, *body));
+        gateway.send(post("/v1/messages").bearer(&token).json(&ask(false)));
+        let requests = gateway.http.requests();
+        assert_eq!(requests.len(), answers.len(), "{answers:?}");
+        requests.iter().filter(|request| request.uri().path().ends_with("/count-tokens")).count()
+    };
+    let (untold, counted) = ((200, "{}"), (200, r#"{"inputTokens":7}"#));
+    let probed = (200, r#"{"usage":{"input_tokens":7,"output_tokens":1}}"#);
+    for failed in [(500, "{}"), (200, "<html>")] {
+        assert_eq!(counts(&mut gateway, &[untold, failed, probed]), 1);
+        assert_eq!(counts(&mut gateway, &[untold, probed]), 0, "nobody tries to count for a while: {failed:?}");
+        gateway.pass(Duration::from_mins(10));
+        assert_eq!(counts(&mut gateway, &[untold, counted]), 1);
+        assert_eq!(counts(&mut gateway, &[untold, counted]), 1);
+    }
+}
+
+#[test]
 fn a_refusal_whose_rest_does_not_come_is_told_without_it() {
     for (config, upstream, message) in [
         (CONFIG, BEDROCK, Some("upstream rate limit exceeded")),

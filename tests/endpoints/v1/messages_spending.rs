@@ -87,6 +87,30 @@ fn errors_counts_and_gateways_without_admin_cost_nothing() {
 }
 
 #[test]
+fn a_redirection_costs_what_it_tells_and_nothing_is_guessed_of_it() {
+    let usage = r#"{"usage":{"input_tokens":1000,"output_tokens":0}}"#;
+    for (body, expected) in [(usage, "0.5"), ("{}", "0"), ("<a>Moved</a>", "0")] {
+        let mut gateway = TestGateway::with_config(ADMIN);
+        let token = gateway.token(&[]);
+        gateway.http.answer(
+            307,
+            &[("content-type", "application/json"), ("location", "https://elsewhere.example/")],
+            body,
+        );
+        cap(&mut gateway, &json!({"type": "organization"}), "9", &[]);
+        let answer = gateway.send(post("/v1/messages").bearer(&token).json(&ask()));
+        assert_eq!((answer.status.as_u16(), answer.text()), (307, body));
+        assert_eq!(answer.header("location"), Some("https://elsewhere.example/"));
+        for absent in ["request-id", "anthropic-ratelimit-unified-status"] {
+            assert_eq!(answer.header(absent), None);
+        }
+        assert_eq!(gateway.http.requests().len(), 1, "it is not followed, and nothing is counted");
+        assert_eq!(spent(&mut gateway), expected);
+        assert_eq!(reserved(&gateway), 0);
+    }
+}
+
+#[test]
 fn an_answer_without_usage_is_counted_by_the_upstream_or_estimated() {
     for (status, counted, expected) in [(200, r#"{"input_tokens":2000}"#, "1.003"), (500, "{}", "0.009")] {
         let mut gateway = TestGateway::with_config(ADMIN);
