@@ -172,6 +172,9 @@ impl<'a> Relay<'a> {
         if verdict != Verdict::Take {
             let (answer, masking) = self.error_answer((candidate, begun), (&call, masked), verdict, &head, body).await;
             if verdict == Verdict::GiveUp {
+                if let Some(estimate) = self.estimated_count(head.status).await {
+                    return Outcome::Answer(self.finish(None, &ids, estimate, receipt().as_ref()));
+                }
                 return Outcome::Answer(self.finish(Some(index), &ids, answer.map(Body::Full), masking.as_ref()));
             }
             return Outcome::Failed { ids, answer: failures.wants(answer.status()).then_some((answer, masking)) };
@@ -185,7 +188,10 @@ impl<'a> Relay<'a> {
         }
         let form = upstream::form(upstream, &call, &head, request_id);
         let mut headers = upstream::head(upstream, &form, &head);
-        let bill = |meter| Bill::open(self, candidate, meter);
+        let bill = |meter: Meter| {
+            // A redirection is no work of a model; only what it tells is billed (inference contract §13.1 and §13.4).
+            Bill::open(self, candidate, if head.status.is_success() { meter } else { meter.without_estimates() })
+        };
         let restoring = |status| {
             restorer.map(|restorer| Restoring::new(restorer, self.record(Some(index), &ids, status, receipt())))
         };
@@ -217,9 +223,10 @@ impl<'a> Relay<'a> {
                 }
             }
         };
-        self.attempted(candidate, begun, "ok", Verdict::Take);
+        let outcome = if head.status.is_success() { "ok" } else { head.status.as_str() };
+        self.attempted(candidate, begun, outcome, Verdict::Take);
         self.gateway.count_came_to(candidate, call.operation, |pause, _| pause.succeeded()).await;
-        if let Some(clearance) = &self.inference.clearance {
+        if let Some(clearance) = self.inference.clearance.as_ref().filter(|_| status.is_success()) {
             clearance.tell(&mut headers);
         }
         if let Some(masked) = masked {

@@ -49,7 +49,7 @@ pub(crate) struct Learned {
 
 /// Whether a request to count that failed with this status failed because nobody can count.
 const fn nobody_can_count(status: StatusCode) -> bool {
-    matches!(status, StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED)
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
 }
 
 impl Relay<'_> {

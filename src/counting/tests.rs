@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::config::{AwsAuth, Config, Provider, Secret};
+use crate::config::{AnthropicAuth, AwsAuth, Config, Provider, Secret};
 use crate::gateway::Gateway;
 use crate::testing;
 use crate::testing_replicas::{Answer, Replicas};
@@ -105,6 +105,27 @@ fn real_usage_makes_an_estimate_that_is_a_little_too_high_and_says_what_it_is_on
     let figures = replicas.figures.0.borrow();
     let figures = figures.iter().filter(|line| line.contains(r#""figure":"estimated_count","upstream":"br""#));
     assert_eq!(figures.count(), 3);
+}
+
+#[test]
+fn an_api_that_does_not_know_how_to_count_is_helped_out_in_whichever_way_it_says_so() {
+    for (status, estimated) in [(404, 200), (405, 200), (501, 200), (400, 400), (413, 413)] {
+        let replicas = Replicas::new(move |request| match request.uri().path().ends_with("/count_tokens") {
+            true => (status, r#"{"detail":"no"}"#.to_owned()),
+            false => {
+                let usage = json!({"input_tokens": request.body().len() / 3, "output_tokens": 5});
+                (200, json!({"type": "message", "usage": usage}).to_string())
+            }
+        });
+        let auth = AnthropicAuth::ApiKey(Secret::new("placeholder-key".to_owned()));
+        let provider = Provider::Anthropic { auth, forward_user_identity: false };
+        let upstreams = vec![testing::upstream("an", provider)];
+        let gateway = replicas.instance(Config { upstreams, ..testing::config() });
+        assert_eq!(count(&replicas, &gateway, 100).status, status, "nothing is known yet");
+        message(&replicas, &gateway, 400);
+        let answer = count(&replicas, &gateway, 400);
+        assert_eq!((answer.status, answer.headers.contains_key("x-sallyport-count")), (estimated, estimated == 200));
+    }
 }
 
 #[test]
