@@ -196,3 +196,71 @@ fn a_count_that_no_upstream_can_give_is_estimated_once_the_model_is_known_also_b
         assert_eq!((&event["status"], &event["upstream"]), (&json!(200), &Value::Null));
     }
 }
+
+#[test]
+fn what_is_sent_once_more_is_masked_both_times_and_restored_for_the_client() {
+    let (provider, host, words) = (discovery(), "10.12.0.7", "is at fault");
+    let upstream = Upstream::start(move |mut exchange: Exchange| {
+        let asked = exchange.json();
+        let text = asked["messages"][0]["content"].as_str().expect("text").to_owned();
+        if exchange.seen.header("anthropic-beta").contains(BETA) {
+            let refusal = format!("Unexpected value(s) `{BETA}` for the `anthropic-beta` header. Asked: {text}");
+            let error = json!({"type": "invalid_request_error", "message": refusal});
+            return exchange.answer(400, &[], &json!({"type": "error", "error": error}));
+        }
+        if asked["max_tokens"] == 1 {
+            let error = json!({"type": "invalid_request_error", "message": text});
+            return exchange.answer(400, &[], &json!({"type": "error", "error": error}));
+        }
+        if asked["stream"] == true {
+            exchange.begin_stream();
+            let (half, rest) = text.split_at(text.len() / 2);
+            for data in [
+                json!({"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 1}}}),
+                json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": half}}),
+                json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": rest}}),
+                json!({"type": "message_delta", "delta": {}, "usage": {"output_tokens": 4}}),
+                json!({"type": "message_stop"}),
+            ] {
+                let event = format!("event: {}\ndata: {data}\n\n", data["type"].as_str().expect("a type"));
+                exchange.piece(event.as_bytes()).expect("a reader");
+            }
+            return exchange.end();
+        }
+        let mut told = message();
+        told["content"] = json!([{"type": "text", "text": text}]);
+        exchange.answer(200, &[], &told);
+    });
+    for (most, stream, status) in [(9, false, 200), (9, true, 200), (1, false, 400)] {
+        // A new site each time: what was refused once is left out from then on.
+        let mut site = Site::for_inference(&provider, &upstream);
+        site.more = "masking: {}\n".to_owned();
+        let gateway = site.start();
+        let before = upstream.seen().len();
+        let content = format!("{host} {words}");
+        let body = json!({
+            "model": MODEL, "max_tokens": most, "stream": stream, "messages": [{"role": "user", "content": content}],
+        });
+        let post = gateway.post("/v1/messages").bearer(&site.session("ada")).header("anthropic-beta", BETA);
+        let answer = post.json(&body).send().expect(status);
+
+        let seen = &upstream.seen()[before..];
+        let betas: Vec<&str> = seen.iter().map(|seen| seen.header("anthropic-beta")).collect();
+        assert_eq!(betas, [BETA, ""], "refused, and sent once more");
+        assert_eq!(seen[0].body, seen[1].body, "masked in the same way");
+        let sent = String::from_utf8_lossy(&seen[1].body).into_owned();
+        assert!(sent.contains(words) && !sent.contains(host), "{sent}");
+        let text = answer.text();
+        let text: String = if stream {
+            let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+            let data = data.map(|data| serde_json::from_str::<Value>(data).expect("JSON"));
+            data.filter_map(|data| data["delta"]["text"].as_str().map(str::to_owned)).collect()
+        } else {
+            text.to_owned()
+        };
+        assert!(text.contains(&content), "{text}");
+        assert_eq!(answer.header("x-sallyport-masked"), "1");
+        let event = gateway.log.event("inference", |_| true);
+        assert_eq!((&event["masking"]["restored"], &event["masking"]["unknown"]), (&json!(1), &json!(0)), "{event}");
+    }
+}
