@@ -31,12 +31,19 @@ pub struct Claims {
     directory_groups: Option<Vec<String>>,
 }
 
+/// The longest subject, and the longest name of a group, in characters. Nobody's is longer (a subject has at most 255,
+/// OpenID Connect Core §2), and no index of PostgreSQL keeps much more.
+pub const MOST_CHARACTERS: usize = 512;
+
 /// Why these claims let nobody in. The text is for the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The claim that becomes the subject is missing, empty or no string.
     #[error("IdP claims missing required `{0}`")]
     MissingUserId(String),
+    /// What would be the subject, or the name of a group, cannot be kept.
+    #[error("IdP claims hold a value of more than {MOST_CHARACTERS} characters in `{0}`")]
+    TooLong(String),
     /// Userinfo speaks of somebody else (OpenID Connect Core §5.3.2).
     #[error("userinfo `sub` does not match the id_token")]
     UserinfoSubject,
@@ -113,6 +120,9 @@ impl Claims {
             Some(Value::String(subject)) if !subject.is_empty() => subject.clone(),
             _ => return Err(Refusal::MissingUserId(oidc.user_id_claim.0.clone())),
         };
+        if is_too_long(&subject) {
+            return Err(Refusal::TooLong(oidc.user_id_claim.0.clone()));
+        }
         if [&self.id_token, &self.userinfo].into_iter().any(email_is_unverified) {
             return Err(Refusal::EmailNotVerified);
         }
@@ -125,6 +135,9 @@ impl Claims {
                 .map(group_names)
                 .unwrap_or_default(),
         };
+        if groups.iter().any(|group| is_too_long(group)) {
+            return Err(Refusal::TooLong(oidc.groups_claim.0.clone()));
+        }
         if !oidc.allowed_groups.is_empty() && !groups.iter().any(|group| oidc.allowed_groups.contains(group)) {
             return Err(Refusal::Group);
         }
@@ -133,6 +146,10 @@ impl Claims {
             .find_map(|claims| claims.get("name")?.as_str().filter(|name| !name.is_empty()));
         Ok(Identity { subject, email: email.map(str::to_owned), name: name.map(str::to_owned), groups })
     }
+}
+
+fn is_too_long(name: &str) -> bool {
+    name.chars().nth(MOST_CHARACTERS).is_some()
 }
 
 /// The value of a claim: a flat key, or an RFC 6901 pointer when it starts with `/`.
@@ -279,6 +296,13 @@ mod tests {
             (json!({"sub": ""}), testing::oidc(), Some(Refusal::MissingUserId("sub".to_owned()))),
             (json!({"sub": 7}), testing::oidc(), Some(Refusal::MissingUserId("sub".to_owned()))),
             (json!({"email": "a@b"}), testing::oidc(), Some(Refusal::MissingUserId("sub".to_owned()))),
+            (json!({"sub": "é".repeat(513)}), testing::oidc(), Some(Refusal::TooLong("sub".to_owned()))),
+            (json!({"sub": "é".repeat(512), "groups": ["g".repeat(512)]}), testing::oidc(), None),
+            (
+                json!({"sub": "a", "groups": ["x", "g".repeat(513)]}),
+                testing::oidc(),
+                Some(Refusal::TooLong("groups".to_owned())),
+            ),
             (json!({"sub": "a", "email_verified": false}), testing::oidc(), Some(Refusal::EmailNotVerified)),
             (json!({"sub": "a", "email_verified": "false"}), testing::oidc(), Some(Refusal::EmailNotVerified)),
             (json!({"sub": "a"}), restricted(), Some(missing_email.clone())),

@@ -2,12 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use crate::domain::identity::MOST_CHARACTERS;
 use crate::domain::spend::calendar::Period;
 use crate::domain::spend::limit::{PoolWish, Scope, Wish};
-
-/// Longer ids than this are nobody's (a subject has at most 255, OpenID Connect Core §2), and no index of PostgreSQL keeps
-/// much more.
-const MOST_CHARACTERS: usize = 512;
 
 /// The wish that `body` is; the error is the public message.
 pub(super) fn parse(body: &[u8]) -> Result<Wish, String> {
