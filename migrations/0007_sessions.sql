@@ -2,7 +2,7 @@
 -- ended before (ended_at): as long as one of its tokens could pass, the row says that it must not.
 -- subject, email, name: as of the last refresh. means: how it began. client: the user agent that fetched the tokens.
 -- key_id: the key that signed the newest token. generation: of the newest refresh token; 0 at sign-in.
--- claimed_until: a refresh is under way until then. answer: what the last refresh was answered, sealed, for a client
+-- claimed_until: a refresh is under way until then; negative: none is, and nobody waited for the last answer. answer: what the last refresh was answered, sealed, for a client
 -- that asks again; empty when there is none. Times are milliseconds since 1970, UTC.
 
 CREATE TABLE IF NOT EXISTS sessions (

@@ -25,6 +25,7 @@ use crate::log::Level;
 use crate::pages::Brand;
 use crate::ports::{Entropy, Ports};
 use crate::routes::Route;
+use crate::store::StoreError;
 use crate::store::cache::Cache;
 use crate::upstream::catalog::{self, Catalog};
 
@@ -142,6 +143,18 @@ impl Gateway {
         select_biased! {
             answer = answer => Some(answer),
             () = timeout => None,
+        }
+    }
+
+    /// What the database says within `limit`, or why it says nothing.
+    pub(crate) async fn stored_in_time<T>(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, String> {
+        match self.in_time(limit, answer).await {
+            Some(answer) => answer.map_err(|error| error.to_string()),
+            None => Err("the database is too slow".to_owned()),
         }
     }
 

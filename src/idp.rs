@@ -1,14 +1,13 @@
 //! The conversation with the identity provider: documents fetched and kept, codes and refresh tokens exchanged, userinfo
 //! asked. What the answers mean is decided in `domain/{oidc,id_token,identity}.rs`.
 //!
-//! Every request is given up after [`PATIENCE`]. A failure says whether it is final: a provider that is away or slow
+//! Every request is given up after [`PATIENCE`], a refresh after [`REFRESH_PATIENCE`]. A failure says whether it is final: a provider that is away or slow
 //! ends nobody's session (auth contract §14).
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::{Either, select};
 use http::{HeaderValue, Method, StatusCode, header};
 use sha2::{Digest, Sha256};
 use url::Url;
@@ -31,6 +30,10 @@ use crate::wire::jwks::JwkSet;
 
 /// How long one request may take, body included (auth contract §5.6).
 const PATIENCE: Duration = Duration::from_millis(3500);
+
+/// The same for the request that refreshes: a provider that rotates its tokens has used one up when it answers, and
+/// whoever does not wait for the next one has to sign in again.
+const REFRESH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The largest answer that is read.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
@@ -197,6 +200,10 @@ async fn finish(
 }
 
 async fn token(gateway: &Gateway, oidc: &Oidc, metadata: &Metadata, grant: Grant<'_>) -> Result<IdpTokens, Trouble> {
+    let patience = match &grant {
+        Grant::Code { .. } => PATIENCE,
+        Grant::Refresh { .. } => REFRESH_PATIENCE,
+    };
     let mut jti = [0; 16];
     gateway.ports.entropy.fill(&mut jti);
     let now = gateway.ports.clock.now();
@@ -211,7 +218,7 @@ async fn token(gateway: &Gateway, oidc: &Oidc, metadata: &Metadata, grant: Grant
         builder = builder.header(header::AUTHORIZATION, sensitive(authorization.reveal()));
     }
     let outbound = builder.body(Bytes::from(request.body));
-    let (status, body) = send(gateway, &metadata.token_endpoint, outbound)
+    let (status, body) = send_patiently(gateway, &metadata.token_endpoint, outbound, patience)
         .await
         .map_err(|error| Trouble::passing(Step::TokenEndpoint, &error))?;
     IdpTokens::parse(status, &body).map_err(|refusal| match &refusal {
@@ -455,11 +462,21 @@ async fn send(
     url: &Url,
     request: http::Result<http::Request<Bytes>>,
 ) -> Result<(StatusCode, Bytes), IdpError> {
+    send_patiently(gateway, url, request, PATIENCE).await
+}
+
+/// The same within `patience`.
+async fn send_patiently(
+    gateway: &Gateway,
+    url: &Url,
+    request: http::Result<http::Request<Bytes>>,
+    patience: Duration,
+) -> Result<(StatusCode, Bytes), IdpError> {
     // Without query: it may carry what is nobody's business.
     let name = || url[..url::Position::AfterPath].to_owned();
     let request = request.map_err(|error| IdpError::Unusable(name(), error.to_string()))?;
     let exchange = async {
-        let outbound = Outbound { request, first_byte_timeout: Some(PATIENCE) };
+        let outbound = Outbound { request, first_byte_timeout: Some(patience) };
         let response = gateway
             .ports
             .http
@@ -470,10 +487,7 @@ async fn send(
         let body = read_body(&mut body, MAX_ANSWER_BYTES).await;
         Ok((parts.status, body.map_err(|error| IdpError::Unusable(name(), error.to_string()))?))
     };
-    match select(exchange.boxed_local(), gateway.ports.clock.sleep(PATIENCE)).await {
-        Either::Left((answer, _)) => answer,
-        Either::Right(_) => Err(IdpError::TimedOut(name())),
-    }
+    gateway.in_time(patience, exchange.boxed_local()).await.unwrap_or_else(|| Err(IdpError::TimedOut(name())))
 }
 
 /// A header value that is kept out of debug output.

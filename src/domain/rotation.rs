@@ -11,6 +11,10 @@ use crate::domain::ids::Timestamp;
 /// How long a refresh may be asked again, by a client that lost the answer.
 pub const GRACE: Duration = Duration::from_secs(30);
 
+/// The same where nobody waited any more when the answer was there: the client has nothing but the token that was
+/// exchanged for it, and comes back when somebody works with it again.
+pub const KEPT: Duration = Duration::from_hours(24);
+
 /// How long a session lives without being refreshed, unless its token lives longer.
 pub const IDLE: Duration = Duration::from_hours(90 * 24);
 
@@ -25,6 +29,8 @@ pub struct Standing {
     pub claimed_until: Timestamp,
     /// What the last refresh was answered, sealed; empty when that is not known any more.
     pub answer: String,
+    /// Whether nobody waited for it.
+    pub is_unfetched: bool,
     /// Whether it was ended, or is over.
     pub is_over: bool,
 }
@@ -36,8 +42,13 @@ pub enum Verdict {
     Newest,
     /// It is, and another request is refreshing the session with it.
     UnderWay,
-    /// It was the newest a moment ago: the client gets the same answer once more.
-    Again(String),
+    /// It was the newest a moment ago, or its answer was never fetched: the client gets the same answer once more.
+    Again {
+        /// The answer, sealed.
+        answer: String,
+        /// How old it is.
+        age: Duration,
+    },
     /// It was exchanged before. Two parties have it, and one of them has stolen it.
     Reused,
     /// The session has ended.
@@ -54,8 +65,10 @@ impl Standing {
             return if self.claimed_until > now { Verdict::UnderWay } else { Verdict::Newest };
         }
         let is_last = presented.saturating_add(1) == self.generation;
-        if is_last && now.since(self.refreshed_at) < GRACE && !self.answer.is_empty() {
-            return Verdict::Again(self.answer);
+        let age = now.since(self.refreshed_at);
+        let limit = if self.is_unfetched { KEPT } else { GRACE };
+        if is_last && age < limit && !self.answer.is_empty() {
+            return Verdict::Again { answer: self.answer, age };
         }
         Verdict::Reused
     }
@@ -79,9 +92,12 @@ mod tests {
             refreshed_at: NOW,
             claimed_until: Timestamp::from_secs(0),
             answer: "sealed".to_owned(),
+            is_unfetched: false,
             is_over: false,
         };
-        let again = || Verdict::Again("sealed".to_owned());
+        let again = |millis| Verdict::Again { answer: "sealed".to_owned(), age: Duration::from_millis(millis) };
+        let unfetched = Standing { is_unfetched: true, ..begin.clone() };
+        let day = u64::try_from(KEPT.as_millis()).unwrap();
         let claimed = Standing { claimed_until: NOW.plus(Duration::from_secs(1)), ..begin.clone() };
         let over = Standing { is_over: true, ..begin.clone() };
         let forgotten = Standing { answer: String::new(), ..begin.clone() };
@@ -89,16 +105,20 @@ mod tests {
             (&begin, 5, 0, Verdict::Newest),
             // Made while the store was down.
             (&begin, 6, 0, Verdict::Newest),
-            (&begin, 4, 0, again()),
-            (&begin, 4, 29_999, again()),
+            (&begin, 4, 0, again(0)),
+            (&begin, 4, 29_999, again(29_999)),
             (&begin, 4, 30_000, Verdict::Reused),
             (&begin, 3, 0, Verdict::Reused),
             (&begin, 0, 0, Verdict::Reused),
             (&forgotten, 4, 0, Verdict::Reused),
+            (&unfetched, 4, day - 1, again(day - 1)),
+            (&unfetched, 4, day, Verdict::Reused),
+            (&unfetched, 3, 0, Verdict::Reused),
+            (&unfetched, 5, 0, Verdict::Newest),
             (&claimed, 5, 0, Verdict::UnderWay),
             (&claimed, 5, 1000, Verdict::Newest),
             // Whoever has an older one needs not wait for the verdict.
-            (&claimed, 4, 0, again()),
+            (&claimed, 4, 0, again(0)),
             (&claimed, 3, 0, Verdict::Reused),
             (&over, 5, 0, Verdict::Over),
             (&over, 3, 0, Verdict::Over),

@@ -43,6 +43,7 @@ fn refreshed<'a>(id: &'a str, from_generation: u64, answer: &'a str) -> Refreshe
         from: "192.0.2.2",
         key_id: "k2",
         answer,
+        is_awaited: true,
         expires_at: END.plus(Duration::from_secs(1)),
     }
 }
@@ -53,6 +54,11 @@ fn after(secs: u64) -> Timestamp {
 
 async fn claim(store: &Store<'_>, generation: u64, at: Timestamp) -> Option<Verdict> {
     store.claim_refresh("s", generation, at.plus(Duration::from_secs(15)), at).await.expect("it runs")
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it is what a claim is compared with")]
+fn again(answer: &str, age_secs: u64) -> Option<Verdict> {
+    Some(Verdict::Again { answer: answer.to_owned(), age: Duration::from_secs(age_secs) })
 }
 
 fn all() -> SessionsQuery<'static> {
@@ -106,15 +112,33 @@ fn generations_follow_one_another() {
         assert!(store.note_refresh(refreshed("s", 0, "first"), after(18)).await.expect("it runs"));
         // A second answer to the same question is not noted.
         assert!(!store.note_refresh(refreshed("s", 0, "late"), after(19)).await.expect("it runs"));
-        assert_eq!(claim(store, 0, after(47)).await, Some(Verdict::Again("first".to_owned())));
+        assert_eq!(claim(store, 0, after(47)).await, again("first", 29));
         assert_eq!(claim(store, 0, after(48)).await, Some(Verdict::Reused));
         // Made while the store was away.
         assert_eq!(claim(store, 5, after(48)).await, Some(Verdict::Newest));
         assert!(store.note_refresh(refreshed("s", 5, "second"), after(48)).await.expect("it runs"));
-        assert_eq!(claim(store, 5, after(49)).await, Some(Verdict::Again("second".to_owned())));
+        assert_eq!(claim(store, 5, after(49)).await, again("second", 1));
         assert_eq!(claim(store, 1, after(49)).await, Some(Verdict::Reused));
         // It lives as long as was noted.
         assert_eq!(claim(store, 6, Timestamp::from_secs(1_900_010_001)).await, Some(Verdict::Over));
+    });
+}
+
+#[test]
+fn an_answer_that_nobody_waited_for_is_kept_for_a_day() {
+    const DAY: u64 = 24 * 60 * 60;
+    on_every_database(async |store| {
+        begin(store, "s", "alice", 0).await;
+        let unfetched = Refreshed { is_awaited: false, expires_at: after(9 * DAY), ..refreshed("s", 0, "kept") };
+        assert_eq!(claim(store, 0, NOW).await, Some(Verdict::Newest));
+        assert!(store.note_refresh(unfetched, NOW).await.expect("it runs"));
+        assert!(store.sweep(after(DAY - 1), NOW, None).await.expect("it runs").is_some());
+        assert_eq!(claim(store, 0, after(DAY - 1)).await, again("kept", DAY - 1));
+        assert_eq!(claim(store, 0, after(DAY)).await, Some(Verdict::Reused));
+        assert!(store.sweep(after(DAY + 60), NOW, None).await.expect("it runs").is_some());
+        assert_eq!(claim(store, 0, after(5)).await, Some(Verdict::Reused), "it is gone");
+        // Whoever has the newest token does not wait for anything.
+        assert_eq!(claim(store, 1, after(DAY)).await, Some(Verdict::Newest));
     });
 }
 

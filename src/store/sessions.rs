@@ -8,6 +8,9 @@ use crate::store::{Edge, Store, StoreError, as_text, integer, maybe_integer, tex
 
 const TABLE: &str = "sessions";
 
+/// `claimed_until` of a session whose last refresh nobody waited for.
+const UNFETCHED: i64 = -1;
+
 /// A session that begins.
 #[derive(Debug, Clone, Copy)]
 pub struct NewSession<'a> {
@@ -52,6 +55,8 @@ pub struct Refreshed<'a> {
     pub key_id: &'a str,
     /// What the client is answered, sealed.
     pub answer: &'a str,
+    /// Whether the client still waits for it. If not, it may ask for it for longer ([`KEPT`](crate::domain::rotation::KEPT)).
+    pub is_awaited: bool,
     /// When nothing of it can be valid any more.
     pub expires_at: Timestamp,
 }
@@ -177,11 +182,13 @@ impl Store<'_> {
         let standing = |mut row: Row| {
             let ended_at = maybe_integer(&row, 4, TABLE, "ended_at")?;
             let generation = integer(&row, 0, TABLE, "generation")?;
+            let claimed_until = integer(&row, 2, TABLE, "claimed_until")?;
             Ok(Standing {
                 generation: u64::try_from(generation)
                     .map_err(|_| StoreError::Inconsistent { table: TABLE, column: "generation" })?,
                 refreshed_at: Timestamp::from_millis(integer(&row, 1, TABLE, "refreshed_at")?),
-                claimed_until: Timestamp::from_millis(integer(&row, 2, TABLE, "claimed_until")?),
+                claimed_until: Timestamp::from_millis(claimed_until),
+                is_unfetched: claimed_until == UNFETCHED,
                 is_over: ended_at.is_some() || integer(&row, 5, TABLE, "expires_at")? <= now.as_millis(),
                 answer: text(&mut row, 3, TABLE, "answer")?,
             })
@@ -195,8 +202,8 @@ impl Store<'_> {
         let rows = self
             .run(
                 "UPDATE sessions SET generation = $1, refreshed_at = $2, refreshed_from = $3, subject = $4, email = $5, \
-                 name = $6, key_id = $7, answer = $8, expires_at = $9, claimed_until = 0 \
-                 WHERE id = $10 AND ended_at IS NULL AND generation <= $11 RETURNING id",
+                 name = $6, key_id = $7, answer = $8, expires_at = $9, claimed_until = $10 \
+                 WHERE id = $11 AND ended_at IS NULL AND generation <= $12 RETURNING id",
                 &[
                     number(refreshed.from_generation.saturating_add(1)),
                     time(now),
@@ -207,6 +214,7 @@ impl Store<'_> {
                     as_text(refreshed.key_id),
                     as_text(refreshed.answer),
                     time(refreshed.expires_at),
+                    Value::Integer(if refreshed.is_awaited { 0 } else { UNFETCHED }),
                     as_text(refreshed.id),
                     number(refreshed.from_generation),
                 ],

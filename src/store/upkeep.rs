@@ -25,9 +25,10 @@ const SWEEPS: &[&str] = &[
      (SELECT name FROM counters WHERE expires_at <= $1 ORDER BY expires_at LIMIT 500)",
     "DELETE FROM sessions WHERE id IN \
      (SELECT id FROM sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT 500)",
-    // Nobody may ask again any more (`rotation::GRACE`).
+    // Nobody may ask again any more (`rotation::GRACE` and `rotation::KEPT`).
     "UPDATE sessions SET answer = '' WHERE id IN (SELECT id FROM sessions \
-     WHERE answer <> '' AND refreshed_at <= CAST($1 AS BIGINT) - 30000 ORDER BY refreshed_at LIMIT 500)",
+     WHERE answer <> '' AND refreshed_at <= CAST($1 AS BIGINT) - 30000 \
+     AND (claimed_until >= 0 OR refreshed_at <= CAST($1 AS BIGINT) - 86400000) ORDER BY refreshed_at LIMIT 500)",
     "DELETE FROM subject_tokens WHERE digest IN \
      (SELECT digest FROM subject_tokens WHERE expires_at <= $1 ORDER BY expires_at LIMIT 500)",
     // Of upstreams that nobody has asked for a day: perhaps there are none of that name any more.

@@ -2,14 +2,16 @@
 //! the refresh token is the newest of its session.
 //!
 //! Of several requests with one token, one asks the identity provider and the others get the same answer: providers that
-//! rotate their own tokens would take the second question for theft. While the store is away nobody can tell, and every
-//! token is taken.
+//! rotate their own tokens would take the second question for theft. For the same reason a question that was asked is seen
+//! through when nobody waits for it any more: the client gets its answer when it asks again. While the store is away nobody
+//! can tell, and every token is taken.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
-use futures_util::pin_mut;
+use futures_util::FutureExt;
+use futures_util::future::{Fuse, FusedFuture, LocalBoxFuture};
 use http::{StatusCode, header};
 
 use super::{Bearer, TokenResponse, missing};
@@ -35,8 +37,12 @@ use crate::wire::form::Form;
 /// Seals what a refresh is answered.
 const PURPOSE: &str = "refresh answer 1";
 
-/// How long one refresh may take; then another one may try.
-const CLAIM: Duration = Duration::from_secs(15);
+/// How long one refresh may take in all; somewhat later another one may try.
+const LIMIT: Duration = Duration::from_secs(40);
+const CLAIM: Duration = Duration::from_secs(45);
+
+/// How long a client waits for it.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often, and after which pause, the answer of another request is looked for.
 const LOOKS: u32 = 25;
@@ -49,8 +55,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 enum Claim {
     /// The refresh is ours until then.
     Ours(Timestamp),
-    /// It was done before: the answer, sealed.
-    Done(String),
+    /// It was done before: the answer, sealed, and how old it is.
+    Done(String, Duration),
     /// It cannot be asked.
     Unknown,
 }
@@ -66,28 +72,67 @@ pub(super) async fn refresh(
     upkeep::after_response(gateway);
     let opened = gateway.unseal(|keys| RefreshToken::open(presented, keys)).await?;
     let mut token = opened.map_err(|error| ended(gateway, context, &format!("refresh token: {error}")))?;
-    let provider = providers::find(&gateway.config.oidc, token.provider.as_deref())
-        .ok_or_else(|| ended(gateway, context, "refresh token: its identity provider is not configured any more"))?;
-    let claim = claim(gateway, context, client, &mut token).await?;
-    if let Claim::Done(sealed) = &claim {
-        return again(gateway, context, sealed).await;
+    if providers::find(&gateway.config.oidc, token.provider.as_deref()).is_none() {
+        return Err(ended(gateway, context, "refresh token: its identity provider is not configured any more"));
     }
-    match idp::refresh(gateway, provider, &token.idp_token).await {
-        Ok(signed_in) => go_on(gateway, context, client, token, &claim, signed_in).await,
-        Err(trouble) => {
-            if let Claim::Ours(until) = claim {
-                let store = gateway.store();
-                let outcome = if trouble.is_final {
-                    gateway.remember_ended(&token.session_id);
-                    store.end_session(&token.session_id, gateway.ports.clock.now()).await.map(drop)
-                } else {
-                    store.release_refresh(&token.session_id, until).await
-                };
-                if let Err(error) = outcome {
-                    gateway.log(Level::Warn, &format!("a failed refresh could not be noted: {error}"));
-                }
-            }
-            Err(refused(gateway, context, &trouble))
+    let claim = claim(gateway, context, client, &mut token).await?;
+    if let Claim::Done(sealed, age) = &claim {
+        return again(gateway, context, sealed, *age).await;
+    }
+    let exchange = Exchange {
+        gateway: Rc::clone(gateway),
+        context: context.clone(),
+        client: client.clone(),
+        claim,
+        is_awaited: Rc::new(Cell::new(true)),
+    };
+    match SeenThrough::begin(exchange, token).answer().await {
+        Some(answer) => answer,
+        None => {
+            Err(takes_too_long(gateway, context, "the identity provider takes long; its answer is still waited for"))
+        }
+    }
+}
+
+/// The one question to the identity provider.
+struct Exchange {
+    gateway: Rc<Gateway>,
+    context: Context,
+    client: Client,
+    claim: Claim,
+    /// Whether the client still waits.
+    is_awaited: Rc<Cell<bool>>,
+}
+
+/// An exchange that goes on in the background when its request is over, whether the client has left or waited long enough.
+struct SeenThrough {
+    gateway: Rc<Gateway>,
+    is_awaited: Rc<Cell<bool>>,
+    exchange: Fuse<LocalBoxFuture<'static, Result<Response, Failure>>>,
+}
+
+impl SeenThrough {
+    fn begin(exchange: Exchange, token: RefreshToken) -> Self {
+        Self {
+            gateway: Rc::clone(&exchange.gateway),
+            is_awaited: Rc::clone(&exchange.is_awaited),
+            exchange: exchange.run(token).boxed_local().fuse(),
+        }
+    }
+
+    /// What it comes to, if that does not take long.
+    async fn answer(mut self) -> Option<Result<Response, Failure>> {
+        let gateway = Rc::clone(&self.gateway);
+        gateway.in_time(CLIENT_PATIENCE, &mut self.exchange).await
+    }
+}
+
+impl Drop for SeenThrough {
+    fn drop(&mut self) {
+        if !self.exchange.is_terminated() {
+            self.is_awaited.set(false);
+            let rest = std::mem::replace(&mut self.exchange, Fuse::terminated());
+            self.gateway.ports.tasks.spawn(rest.map(drop).boxed_local());
         }
     }
 }
@@ -103,8 +148,8 @@ async fn claim(
         let now = gateway.ports.clock.now();
         let until = now.plus(CLAIM);
         let store = gateway.store();
-        let verdict = match in_time(gateway, store.claim_refresh(&token.session_id, token.generation, until, now)).await
-        {
+        let claimed = store.claim_refresh(&token.session_id, token.generation, until, now);
+        let verdict = match gateway.stored_in_time(PATIENCE, claimed).await {
             Ok(verdict) => verdict,
             Err(error) => {
                 gateway.log(Level::Warn, &format!("a session is refreshed without the store: {error}"));
@@ -116,7 +161,7 @@ async fn claim(
                 token.is_known = true;
                 return Ok(Claim::Ours(until));
             }
-            Some(Verdict::Again(sealed)) => return Ok(Claim::Done(sealed)),
+            Some(Verdict::Again { answer, age }) => return Ok(Claim::Done(answer, age)),
             Some(Verdict::UnderWay) => gateway.ports.clock.sleep(PAUSE).await,
             Some(Verdict::Reused) => return Err(reused(gateway, context, token).await),
             Some(Verdict::Over) => return Err(ended(gateway, context, "the session has ended")),
@@ -129,8 +174,7 @@ async fn claim(
             }
         }
     }
-    let cause = "another refresh of this session takes too long".to_owned();
-    Err(refused(gateway, context, &Trouble { step: Step::TokenEndpoint, is_final: false, cause }))
+    Err(takes_too_long(gateway, context, "another refresh of this session takes too long"))
 }
 
 /// The row of a session that began without one. Whose it is the identity provider will say.
@@ -169,57 +213,80 @@ async fn reused(gateway: &Gateway, context: &Context, token: &RefreshToken) -> F
     ended(gateway, context, "the refresh token was used before")
 }
 
-/// New tokens. They are handed out only if the session is still there.
-async fn go_on(
-    gateway: &Rc<Gateway>,
-    context: &Context,
-    client: &Client,
-    token: RefreshToken,
-    claim: &Claim,
-    signed_in: SignedIn,
-) -> Result<Response, Failure> {
-    let SignedIn { identity, refresh_token } = signed_in;
-    let keys = gateway.keys().await?;
-    let ttl = gateway.config.session.ttl;
-    let generation = token.generation;
-    let session_id = token.session_id.clone();
-    let access_token = gateway.mint(context, &keys, &identity, &session_id, ttl);
-    let next = RefreshToken {
-        generation: generation.saturating_add(1),
-        // Rotation follows the identity provider: without a new token the known one goes on (auth contract §6).
-        idp_token: refresh_token.unwrap_or(token.idp_token),
-        ..token
-    };
-    let response = TokenResponse {
-        access_token,
-        refresh_token: Some(next.seal(&keys, gateway.random())),
-        token_type: Bearer::Bearer,
-        expires_in: ttl.as_secs(),
-        email: identity.email.clone(),
-    };
-    if let Claim::Ours(_) = claim {
-        let now = gateway.ports.clock.now();
-        let refreshed = Refreshed {
-            id: &session_id,
-            from_generation: generation,
-            subject: &identity.subject,
-            email: identity.email.as_deref(),
-            name: identity.name.as_deref(),
-            from: &client.ip.to_string(),
-            key_id: keys.signer(),
-            answer: &sealed(gateway, &keys, &response),
-            expires_at: rotation::end_of(now, ttl, true),
+impl Exchange {
+    /// Asks, and notes what the identity provider says.
+    async fn run(self, token: RefreshToken) -> Result<Response, Failure> {
+        let Self { gateway, context, .. } = &self;
+        let provider = providers::find(&gateway.config.oidc, token.provider.as_deref()).ok_or_else(|| {
+            ended(gateway, context, "refresh token: its identity provider is not configured any more")
+        })?;
+        let trouble = match gateway.in_time(LIMIT, idp::refresh(gateway, provider, &token.idp_token)).await {
+            Some(Ok(signed_in)) => return self.go_on(token, signed_in).await,
+            Some(Err(trouble)) => trouble,
+            None => passing("the identity provider takes too long"),
         };
-        match in_time(gateway, gateway.store().note_refresh(refreshed, now)).await {
-            Ok(true) => {}
-            Ok(false) => return Err(ended(gateway, context, "the session was ended meanwhile")),
-            // The identity provider has rotated its token: without the new one the person would have to sign in again.
-            Err(error) => gateway.log(Level::Warn, &format!("a refresh could not be noted: {error}")),
+        if let Claim::Ours(until) = self.claim {
+            let store = gateway.store();
+            let outcome = if trouble.is_final {
+                gateway.remember_ended(&token.session_id);
+                store.end_session(&token.session_id, gateway.ports.clock.now()).await.map(drop)
+            } else {
+                store.release_refresh(&token.session_id, until).await
+            };
+            if let Err(error) = outcome {
+                gateway.log(Level::Warn, &format!("a failed refresh could not be noted: {error}"));
+            }
         }
+        Err(refused(gateway, context, &trouble))
     }
-    let event = SessionOutcome::success(&identity.subject, identity.email.as_deref(), context.client_ip, ttl);
-    gateway.audit(context, &AuditEvent::SessionRefresh(event));
-    Ok(answer(&response))
+
+    /// New tokens. They are handed out only if the session is still there.
+    async fn go_on(&self, token: RefreshToken, signed_in: SignedIn) -> Result<Response, Failure> {
+        let Self { gateway, context, client, .. } = self;
+        let SignedIn { identity, refresh_token } = signed_in;
+        let keys = gateway.keys().await?;
+        let ttl = gateway.config.session.ttl;
+        let generation = token.generation;
+        let session_id = token.session_id.clone();
+        let access_token = gateway.mint(context, &keys, &identity, &session_id, ttl);
+        let next = RefreshToken {
+            generation: generation.saturating_add(1),
+            // Rotation follows the identity provider: without a new token the known one goes on (auth contract §6).
+            idp_token: refresh_token.unwrap_or(token.idp_token),
+            ..token
+        };
+        let response = TokenResponse {
+            access_token,
+            refresh_token: Some(next.seal(&keys, gateway.random())),
+            token_type: Bearer::Bearer,
+            expires_in: ttl.as_secs(),
+            email: identity.email.clone(),
+        };
+        if let Claim::Ours(_) = self.claim {
+            let now = gateway.ports.clock.now();
+            let refreshed = Refreshed {
+                id: &session_id,
+                from_generation: generation,
+                subject: &identity.subject,
+                email: identity.email.as_deref(),
+                name: identity.name.as_deref(),
+                from: &client.ip.to_string(),
+                key_id: keys.signer(),
+                answer: &sealed(gateway, &keys, &response),
+                is_awaited: self.is_awaited.get(),
+                expires_at: rotation::end_of(now, ttl, true),
+            };
+            match gateway.stored_in_time(PATIENCE, gateway.store().note_refresh(refreshed, now)).await {
+                Ok(true) => {}
+                Ok(false) => return Err(ended(gateway, context, "the session was ended meanwhile")),
+                // The identity provider has rotated its token: without the new one the person would have to sign in again.
+                Err(error) => gateway.log(Level::Warn, &format!("a refresh could not be noted: {error}")),
+            }
+        }
+        let event = SessionOutcome::success(&identity.subject, identity.email.as_deref(), context.client_ip, ttl);
+        gateway.audit(context, &AuditEvent::SessionRefresh(event));
+        Ok(answer(&response))
+    }
 }
 
 fn sealed(gateway: &Gateway, keys: &Keys, response: &TokenResponse) -> String {
@@ -227,28 +294,32 @@ fn sealed(gateway: &Gateway, keys: &Keys, response: &TokenResponse) -> String {
     keys.seal(PURPOSE, &content, gateway.random())
 }
 
-/// What the last refresh was answered, for a client that lost it.
-async fn again(gateway: &Rc<Gateway>, context: &Context, sealed: &str) -> Result<Response, Failure> {
+/// What the last refresh was answered some time ago, for a client that lost it.
+async fn again(gateway: &Rc<Gateway>, context: &Context, sealed: &str, age: Duration) -> Result<Response, Failure> {
     let content = gateway.unseal(|keys| keys.open(PURPOSE, sealed)).await?;
     let response = content.ok().and_then(|content| serde_json::from_slice::<TokenResponse>(&content).ok());
     match response {
-        Some(response) => Ok(answer(&response)),
+        Some(response) if age < rotation::GRACE => Ok(answer(&response)),
+        // Its token has been valid for a while.
+        Some(response) => {
+            Ok(answer(&TokenResponse { expires_in: response.expires_in.saturating_sub(age.as_secs()), ..response }))
+        }
         None => Err(ended(gateway, context, "the key of the last answer is gone")),
-    }
-}
-
-/// What the store answers, unless it takes too long.
-async fn in_time<T>(gateway: &Gateway, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
-    pin_mut!(answer);
-    match select(answer, gateway.ports.clock.sleep(PATIENCE)).await {
-        Either::Left((answer, _)) => answer.map_err(|error| error.to_string()),
-        Either::Right(_) => Err("the database is too slow".to_owned()),
     }
 }
 
 /// The session is over; `cause` is for the audit trail.
 fn ended(gateway: &Gateway, context: &Context, cause: &str) -> Failure {
     refused(gateway, context, &Trouble { step: Step::TokenEndpoint, is_final: true, cause: cause.to_owned() })
+}
+
+/// Nobody knows yet; `cause` is for the audit trail.
+fn takes_too_long(gateway: &Gateway, context: &Context, cause: &str) -> Failure {
+    refused(gateway, context, &passing(cause))
+}
+
+fn passing(cause: &str) -> Trouble {
+    Trouble { step: Step::TokenEndpoint, is_final: false, cause: cause.to_owned() }
 }
 
 /// The answer to a refresh that failed: final, and the session is over; or passing, and the client tries again.
