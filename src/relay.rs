@@ -32,7 +32,7 @@ use crate::upstream::credentials::{self, Credential};
 use crate::upstream::{
     self, BillingGroup, Call, Caller, CountPause, Failures, Form, Message, Operation, RequestIds, Verdict,
 };
-use crate::wire::content_encoding::Decoder;
+use crate::wire::content_encoding::{Decoder, undecodable};
 
 /// The most of an upstream's error that is read; more than any of them sends.
 pub(crate) const MAX_ERROR_BYTES: u64 = 1024 * 1024;
@@ -187,8 +187,9 @@ impl<'a> Relay<'a> {
             return without_answer(ids);
         }
         let form = upstream::form(upstream, &call, &head, request_id);
-        let mut headers = upstream::head(upstream, &form, &head);
         let bill = |meter: Meter| {
+            // What cannot be read is estimated by its length.
+            let meter = if undecodable.is_some() { Meter::json() } else { meter };
             // A redirection is no work of a model; only what it tells is billed (inference contract §13.1 and §13.4).
             Bill::open(self, candidate, if head.status.is_success() { meter } else { meter.without_estimates() })
         };
@@ -197,6 +198,7 @@ impl<'a> Relay<'a> {
         };
         let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let mut masking = receipt();
+        let headers = upstream::head(upstream, &form, &head);
         let (status, body) = match form {
             Form::Relay if restorer.is_none() || content_type.starts_with(EVENT_STREAM_TYPE) => {
                 let (bill, restoring) = (bill(Meter::of(content_type)), restoring(head.status));
@@ -226,28 +228,38 @@ impl<'a> Relay<'a> {
         let outcome = if head.status.is_success() { "ok" } else { head.status.as_str() };
         self.attempted(candidate, begun, outcome, Verdict::Take);
         self.gateway.count_came_to(candidate, call.operation, |pause, _| pause.succeeded()).await;
-        if let Some(clearance) = self.inference.clearance.as_ref().filter(|_| status.is_success()) {
-            clearance.tell(&mut headers);
-        }
-        if let Some(masked) = masked {
-            masked.tell(&mut headers);
-        }
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        if let (Body::Relayed(_), Some(encoding)) = (response.body(), undecodable) {
-            // An encoding that we cannot take off is the client's affair: it asked for it.
-            response.headers_mut().insert(header::CONTENT_ENCODING, encoding.clone());
-        }
-        if let (true, Ok(id)) = (status.is_success(), HeaderValue::try_from(request_id.as_str())) {
-            // Relayed successes carry the id under the upstream's name for it, too (inference contract §2.2).
-            response.headers_mut().insert(HeaderName::from_static("request-id"), id);
-        }
+        let response = self.response(status, headers, body, masked);
         if restorer.is_some() && matches!(response.body(), Body::Streamed(_)) {
             // What was restored is known when it has ended: then the audit line is written.
             return Outcome::Answer(response);
         }
         Outcome::Answer(self.finish(Some(index), &ids, response, masking.as_ref()))
+    }
+
+    /// An answer that is taken, with what the gateway itself says in its head.
+    fn response(
+        &self,
+        status: StatusCode,
+        mut headers: HeaderMap,
+        body: Body,
+        masked: Option<&MaskedMessage>,
+    ) -> Response {
+        if let Some(masked) = masked {
+            masked.tell(&mut headers);
+        }
+        if status.is_success() {
+            if let Some(clearance) = &self.inference.clearance {
+                clearance.tell(&mut headers);
+            }
+            // Relayed successes carry the id under the upstream's name for it, too (inference contract §2.2).
+            if let Ok(id) = HeaderValue::try_from(self.context.request_id.as_str()) {
+                headers.insert(HeaderName::from_static("request-id"), id);
+            }
+        }
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
     }
 
     /// An attempt came to nothing, for this reason; the next candidate is tried.
@@ -609,7 +621,7 @@ async fn pump(
             return Err(Broken::Client);
         };
         let piece = match piece.map(|piece| plain(&mut decoder, piece)) {
-            None => break Ok(()),
+            None => break finished(decoder.take()).map_err(Broken::Upstream),
             Some(Err(reason)) => break Err(Broken::Upstream(reason)),
             Some(Ok(piece)) => piece,
         };
@@ -686,7 +698,10 @@ async fn translate(
             return None;
         };
         let end = match piece.map(|piece| plain(&mut decoder, piece)) {
-            None => Some((End::Complete, None)),
+            None => Some(match finished(decoder.take()) {
+                Ok(()) => (End::Complete, None),
+                Err(reason) => (End::BrokeOff, Some(reason)),
+            }),
             Some(Err(reason)) => Some((End::BrokeOff, Some(reason))),
             Some(Ok(piece)) => {
                 let translated = translator.push(&piece);
@@ -742,12 +757,14 @@ fn content_decoder(headers: &HeaderMap) -> Option<Decoder> {
     Decoder::of(headers.get(header::CONTENT_ENCODING)?.to_str().ok()?)
 }
 
-/// The content coding of an answer, if it is one that cannot be taken off.
-fn undecodable(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let coding = headers.get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity" && !coding.is_empty())?;
-    content_decoder(headers).is_none().then_some(coding)
+pub(crate) fn decode(head: &response::Parts, whole: Bytes) -> Result<Bytes, String> {
+    let mut decoder = content_decoder(&head.headers);
+    let plain = plain(&mut decoder, Ok(whole))?;
+    finished(decoder)?;
+    Ok(plain)
 }
 
-pub(crate) fn decode(head: &response::Parts, whole: Bytes) -> Result<Bytes, String> {
-    plain(&mut content_decoder(&head.headers), Ok(whole))
+/// The body has ended: whether the upstream meant it to.
+fn finished(decoder: Option<Decoder>) -> Result<(), String> {
+    decoder.map_or(Ok(()), Decoder::finish).map_err(|damaged| damaged.to_string())
 }

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::headers;
 use super::{Call, CannotPrepare, Credential};
 use crate::config::Upstream;
+use crate::wire::content_encoding::undecodable;
 use crate::wire::json_edit::Edits;
 
 /// Where requests go when no `base_url` is configured.
@@ -52,7 +53,7 @@ pub(super) fn prepare(
     if let Some(version) = headers::joined(call.headers, "anthropic-version") {
         headers.insert("anthropic-version", version);
     }
-    headers::copy_stainless(call.headers, &mut headers);
+    headers::copy_stainless(call.headers, &mut headers, |_| true);
     headers.insert(header::USER_AGENT, headers::user_agent(call.headers));
 
     let oauth = matches!(credential, Credential::Bearer(_)).then_some(OAUTH_BETA);
@@ -92,11 +93,15 @@ fn identify(call: &Call<'_>, headers: &mut HeaderMap) {
     }
 }
 
-/// What the client sees of the headers of an answer (inference contract §5.3).
+/// What the client sees of the headers of an answer (inference contract §5.3). A coding that the gateway cannot take off
+/// is the client's affair.
 pub(super) fn answer_headers(upstream: &HeaderMap) -> HeaderMap {
     let mut headers = upstream.clone();
     for name in DROPPED_FROM_ANSWERS {
         headers.remove(name);
+    }
+    if let Some(coding) = undecodable(upstream) {
+        headers.insert(header::CONTENT_ENCODING, coding.clone());
     }
     let account: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with(DROPPED_PREFIX)).cloned().collect();

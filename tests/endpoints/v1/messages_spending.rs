@@ -111,6 +111,19 @@ fn a_redirection_costs_what_it_tells_and_nothing_is_guessed_of_it() {
 }
 
 #[test]
+fn what_cannot_be_read_is_estimated_by_its_length() {
+    for kind in ["application/json", "text/event-stream"] {
+        let mut gateway = TestGateway::with_config(ADMIN);
+        let token = gateway.token(&[]);
+        gateway.http.answer(200, &[("content-type", kind), ("content-encoding", "zstd")], "z".repeat(400));
+        gateway.http.answer(200, JSON, r#"{"input_tokens":2000}"#);
+        let answer = gateway.send(post("/v1/messages").bearer(&token).json(&ask()));
+        assert_eq!((answer.text().len(), answer.header("content-encoding")), (400, Some("zstd")));
+        assert_eq!(spent(&mut gateway), "1.25", "a cent of input, and a hundred tokens: {kind}");
+    }
+}
+
+#[test]
 fn an_answer_without_usage_is_counted_by_the_upstream_or_estimated() {
     for (status, counted, expected) in [(200, r#"{"input_tokens":2000}"#, "1.003"), (500, "{}", "0.009")] {
         let mut gateway = TestGateway::with_config(ADMIN);
