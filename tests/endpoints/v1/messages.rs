@@ -140,7 +140,14 @@ fn a_body_that_cannot_be_forwarded_is_refused_in_the_contracts_order() {
         let answer = gateway.send(post("/v1/messages").bearer(&token).body(body));
         assert_eq!(answer.status, 400, "{body}");
         assert_eq!(answer.json()["error"], json!({"type": "invalid_request_error", "message": message}), "{body}");
+        let audit = gateway.log.audit();
+        assert_eq!(audit.len(), 1, "{body}");
+        let event = &audit[0];
+        assert_eq!((&event["evt"], &event["status"], &event["sub"]), (&json!("inference"), &json!(400), &json!("ada")));
+        assert_eq!((&event["model"], &event["upstream"]), (&json!(null), &json!(null)), "nobody was chosen: {body}");
     }
+    let answer = gateway.send(post("/v1/messages/count_tokens").bearer(&token).body("{}"));
+    assert_eq!((answer.status.as_u16(), &gateway.log.audit()[0]["path"]), (400, &json!("/v1/messages/count_tokens")));
     assert!(gateway.http.requests().is_empty());
 }
 
@@ -211,9 +218,29 @@ fn a_compressed_answer_reaches_the_client_plain() {
     let answer = gateway.send(post("/v1/messages").bearer(&token).json(&ask()));
     assert_eq!((answer.text(), answer.header("content-encoding")), ("{\"id\":\"msg_1\"}", None));
 
-    gateway.http.answer(200, &[("content-encoding", "zstd")], "opaque");
-    let answer = gateway.send(post("/v1/messages").bearer(&token).json(&ask()));
-    assert_eq!((answer.text(), answer.header("content-encoding")), ("opaque", Some("zstd")));
+    for status in [200, 400, 429] {
+        gateway.http.answer(status, &[("content-encoding", "zstd")], "opaque");
+        let answer = gateway.send(post("/v1/messages").bearer(&token).json(&ask()));
+        assert_eq!((answer.text(), answer.header("content-encoding")), ("opaque", Some("zstd")), "{status}");
+    }
+}
+
+#[test]
+fn a_compressed_answer_that_ends_too_early_is_cut_off_and_not_taken_for_a_whole_one() {
+    use std::io::Write;
+
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(b"event: message_start\ndata: {}\n\n").expect("memory");
+    let whole = encoder.finish().expect("memory");
+    for (bytes, is_cut) in [(&whole[..], false), (&whole[..whole.len() - 1], true), (b"notgzip", true)] {
+        let mut gateway = TestGateway::new();
+        let token = gateway.token(&[]);
+        let headers = [("content-type", "text/event-stream"), ("content-encoding", "gzip")];
+        gateway.http.answer(200, &headers, bytes.to_vec());
+        let answer = gateway.send(post("/v1/messages").bearer(&token).json(&ask()));
+        assert_eq!(answer.cut_off, is_cut);
+        assert_eq!(gateway.log.lines().concat().contains("broke off: the compressed body is damaged"), is_cut);
+    }
 }
 
 #[test]

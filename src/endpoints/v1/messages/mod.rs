@@ -7,6 +7,8 @@ use std::rc::Rc;
 
 use http::StatusCode;
 
+use crate::domain::audit::{AuditEvent, Billing};
+use crate::domain::ids::Timestamp;
 use crate::domain::session::Session;
 use crate::error::Failure;
 use crate::exchange::{Request, Response};
@@ -41,7 +43,8 @@ async fn infer(
             }
         }
     };
-    let (message, plan) = prepared?;
+    let (message, plan) =
+        prepared.inspect_err(|failure| refused(gateway, context, (&session, operation), received, failure))?;
     let query = request.uri.query().map(str::to_owned);
     let tag = gateway.config.admin.as_ref().and_then(|admin| admin.billing_group_tag.as_deref());
     let billing_group = tag.map_or(upstream::BillingGroup::Absent, |tag| message.billing_group(tag, session.groups()));
@@ -60,6 +63,32 @@ async fn infer(
         count_is_estimated: Cell::new(false),
     };
     relay::send(gateway, context, inference).await
+}
+
+/// The audit line of a request that no upstream was chosen for (inference contract §12).
+fn refused(
+    gateway: &Gateway,
+    context: &Context,
+    (session, operation): (&Session, Operation),
+    received: Timestamp,
+    failure: &Failure,
+) {
+    let elapsed = gateway.ports.clock.now().since(received);
+    let event = AuditEvent::Inference {
+        sub: session.subject(),
+        email: session.email(),
+        path: operation.path(),
+        model: None,
+        upstream: None,
+        upstream_request_id: None,
+        upstream_cloud_request_id: None,
+        billing: Billing::default(),
+        status: failure.status().as_u16(),
+        ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        count: None,
+        masking: None,
+    };
+    gateway.audit(context, &event);
 }
 
 /// Body, policy and plan.
