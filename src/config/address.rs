@@ -18,7 +18,13 @@ pub(super) fn outbound_url() -> Kind<Url> {
 
 /// The same without its trailing slash, as a base to append paths to.
 pub(super) fn base_url() -> Kind<String> {
-    outbound_url().map(|url| without_slash(url.as_str()))
+    outbound_url().check(|url| match (url.query(), url.fragment()) {
+        (None, None) => Ok(without_slash(url.as_str())),
+        (Some(_), _) => Err("must not have a query: paths are appended to it; remove what follows `?`".to_owned()),
+        (None, Some(_)) => {
+            Err("must not have a fragment: paths are appended to it; remove what follows `#`".to_owned())
+        }
+    })
 }
 
 /// An http(s) URL.

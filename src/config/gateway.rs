@@ -134,6 +134,7 @@ pub(super) fn sections(keys: &mut Keys<'_, '_>) -> Option<Config> {
     }
     if let Some(upstreams) = &upstreams {
         distinct_names(upstreams, keys.report);
+        upstreams::judge_guardrails(upstreams, keys.report);
         resilience::advise(upstreams, keys);
         if let Some(models) = &models {
             known_upstreams(models, upstreams, keys.report);

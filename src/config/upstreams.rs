@@ -6,7 +6,7 @@ use super::address::base_url;
 use super::decode::{Keys, Tagged, section};
 use super::egress;
 use super::kind::{Kind, formed, list, map, non_empty, non_empty_list, secret, switch, whole};
-use super::report::item;
+use super::report::{Report, item};
 use super::{AnthropicAuth, AssumeRole, AwsAuth, FoundryAuth, GoogleAuth, Guardrail, Provider, Secret, Upstream};
 
 /// Headers that the gateway sets itself or that would change who is asking (inference contract §9.2).
@@ -122,6 +122,38 @@ pub(super) fn upstream(keys: &mut Keys<'_, '_>) -> Option<Upstream> {
     })
 }
 
+/// A guardrail that another upstream lacks would be left behind by failing over (inference contract §10.2).
+pub(super) fn judge_guardrails(upstreams: &[Upstream], report: &mut Report<'_>) {
+    let is_guarded = |upstream: &Upstream| match &upstream.provider {
+        Provider::Bedrock { guardrail, .. } => Some(guardrail.is_some()),
+        // It has none.
+        Provider::Mantle { .. } => Some(false),
+        _ => None,
+    };
+    let Some(guarded) = upstreams.iter().find(|upstream| is_guarded(upstream) == Some(true)) else { return };
+    for (place, other) in upstreams.iter().enumerate().filter(|(_, upstream)| is_guarded(upstream) == Some(false)) {
+        let (path, message) = match &other.provider {
+            Provider::Mantle { .. } => (
+                format!("upstreams[{place}].provider"),
+                format!(
+                    "mantle knows no guardrails, but upstream `{}` has one: requests would get around it; remove one of \
+                     the two",
+                    guarded.name
+                ),
+            ),
+            _ => (
+                format!("upstreams[{place}]"),
+                format!(
+                    "the key `guardrail` is missing, but upstream `{}` has one: requests would get around it; give every \
+                     bedrock upstream one, or none",
+                    guarded.name
+                ),
+            ),
+        };
+        report.fault_at(&path, message);
+    }
+}
+
 /// A status of `failover_on`.
 fn failover_status() -> Kind<u16> {
     whole::<u16>(400, 599).check(|status| match status {
@@ -146,7 +178,10 @@ fn warn_of_failover(statuses: &[u16], keys: &mut Keys<'_, '_>) {
 
 fn is_anthropic_api(base_url: &str) -> bool {
     let url = Url::parse(base_url).ok();
-    url.as_ref().and_then(Url::host_str).is_some_and(|host| host.trim_end_matches('.') == "api.anthropic.com")
+    url.as_ref().and_then(Url::host_str).is_some_and(|host| {
+        let host = host.trim_end_matches('.');
+        host == "anthropic.com" || host.ends_with(".anthropic.com")
+    })
 }
 
 fn header_name(name: &str) -> Result<(), String> {
@@ -224,7 +259,7 @@ fn anthropic_auth(keys: &mut Keys<'_, '_>) -> Option<AnthropicAuth> {
 fn bedrock(keys: &mut Keys<'_, '_>) -> Option<Provider> {
     let region = keys.required("region", region(), "AWS region.");
     let auth = keys.or("auth", section(aws_auth), "{}", AWS_AUTH);
-    let guardrail = keys.optional("guardrail", section(guardrail), "Guardrail on every invocation.");
+    let guardrail = keys.optional("guardrail", section(guardrail), "Guardrail on every invocation. All `bedrock` upstreams have one, or none has, and none beside `mantle`: requests would get around it.");
     let assume_role = keys.optional("assume_role", section(assume_role), ASSUME_ROLE);
     Some(Provider::Bedrock { region: region?, auth: auth?, guardrail, assume_role })
 }

@@ -29,8 +29,14 @@ pub enum Blocked {
 }
 
 /// Names of metadata services.
-const METADATA_NAMES: [&str; 5] =
-    ["metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"];
+const METADATA_NAMES: [&str; 6] = [
+    "metadata",
+    "metadata.google.internal",
+    "metadata.goog",
+    "metadata.azure.internal",
+    "instance-data",
+    "instance-data.ec2.internal",
+];
 
 /// Metadata and platform addresses outside the link-local ranges: Alibaba, Azure, Oracle.
 const METADATA_V4: [Ipv4Addr; 3] =
@@ -116,6 +122,7 @@ mod tests {
             "Metadata.Google.Internal",
             "metadata.google.internal.",
             "metadata.goog",
+            "metadata.azure.internal",
             "instance-data",
             "instance-data.ec2.internal",
             "[::ffff:169.254.169.254]",

@@ -434,6 +434,18 @@ fn upstreams_are_judged() {
             "1:65: upstreams[0].guardrail: unknown key; known here: provider, region, auth, assume_role, name, base_url, headers, models, groups, failover_on, weight, proxy, tls",
         ),
         (
+            "upstreams: [{ name: a, provider: bedrock, region: us-east-1, guardrail: { id: x, version: y } }, { name: b, provider: bedrock, region: us-east-1 }, { name: c, provider: bedrock, region: us-east-1, guardrail: { id: x, version: z } }]",
+            "1:98: upstreams[1]: the key `guardrail` is missing, but upstream `a` has one: requests would get around it; give every bedrock upstream one, or none",
+        ),
+        (
+            "upstreams: [{ provider: mantle, region: us-east-1, models: [m] }, { name: a, provider: bedrock, region: us-east-1, guardrail: { id: x, version: y } }]",
+            "1:25: upstreams[0].provider: mantle knows no guardrails, but upstream `a` has one: requests would get around it; remove one of the two",
+        ),
+        (
+            "upstreams: [{ provider: anthropic, auth: { oauth_token: a }, base_url: 'https://h.example/p?x=1' }, { name: b, provider: anthropic, auth: { oauth_token: a }, base_url: 'https://h.example/p#f' }]",
+            "1:72: upstreams[0].base_url: must not have a query: paths are appended to it; remove what follows `?`\n1:169: upstreams[1].base_url: must not have a fragment: paths are appended to it; remove what follows `#`",
+        ),
+        (
             "upstreams: [{ provider: anthropicAws, region: us-east-1, auth: { aws_bearer_token: x } }]",
             "1:13: upstreams[0]: the key `workspace_id` is missing\n1:66: upstreams[0].auth.aws_bearer_token: unknown key; known here: api_key, aws_access_key_id, aws_secret_access_key, aws_session_token",
         ),
