@@ -110,12 +110,12 @@ fn real_usage_makes_an_estimate_that_is_a_little_too_high_and_says_what_it_is_on
 #[test]
 fn an_api_that_does_not_know_how_to_count_is_helped_out_in_whichever_way_it_says_so() {
     for (status, estimated) in [(404, 200), (405, 200), (501, 200), (400, 400), (413, 413)] {
-        let replicas = Replicas::new(move |request| match request.uri().path().ends_with("/count_tokens") {
-            true => (status, r#"{"detail":"no"}"#.to_owned()),
-            false => {
-                let usage = json!({"input_tokens": request.body().len() / 3, "output_tokens": 5});
-                (200, json!({"type": "message", "usage": usage}).to_string())
+        let replicas = Replicas::new(move |request| {
+            if request.uri().path().ends_with("/count_tokens") {
+                return (status, r#"{"detail":"no"}"#.to_owned());
             }
+            let usage = json!({"input_tokens": request.body().len() / 3, "output_tokens": 5});
+            (200, json!({"type": "message", "usage": usage}).to_string())
         });
         let auth = AnthropicAuth::ApiKey(Secret::new("placeholder-key".to_owned()));
         let provider = Provider::Anthropic { auth, forward_user_identity: false };
