@@ -92,9 +92,10 @@ impl Prices {
         self.override_for(served).is_none() && listed(served.model).is_none() && listed(served.requested).is_none()
     }
 
-    /// The row that names the upstream's model exactly, else the client's, else a spelling of the same built-in model.
+    /// The row that names the upstream's model exactly, else the client's, else a spelling of the same built-in model: the
+    /// one that was asked for, or that the upstream was sent for an alias.
     fn override_for(&self, served: Served<'_>) -> Option<Rates> {
-        let built_in = built_in::find(served.requested);
+        let built_in = built_in::find(served.requested).or_else(|| built_in::find(served.model));
         let find = |is_meant: &dyn Fn(&str) -> bool| {
             let mut rows = self.overrides.iter().filter(|(row, _)| row.upstream == served.upstream);
             rows.find(|(row, _)| is_meant(&row.model)).map(|(_, rates)| *rates)

@@ -125,6 +125,17 @@ fn the_most_exact_override_of_the_serving_upstream_counts() {
     }
     let nanos = prices(None, &rows[..1]).cost(served("arn", "claude-opus-4-8"), &thousand).as_nanos();
     assert_eq!(nanos, 10_000_000, "the list, at fast speed");
+    // What an alias leads to is the built-in model, too.
+    let rows = [("a", "claude-haiku-4-5", ["4", "4", "4", "4"])];
+    for (model, requested) in [
+        ("claude-haiku-4-5-20251001", "mine"),
+        ("us.anthropic.claude-haiku-4-5-20251001-v1:0", "mine"),
+        ("claude-haiku-4-5-20251001", "claude-haiku-4-5-20251001"),
+    ] {
+        let nanos = prices(None, &rows).cost(served(model, requested), &thousand).as_nanos();
+        assert_eq!(nanos, 4_000_000, "{model}");
+    }
+    let rows = [("a", "arn", ["1", "1", "1", "0.0000000004"])];
     let search = Usage { web_search_requests: 1, cache_creation_input_tokens: 1, ..Usage::default() };
     assert_eq!(prices(None, &rows).cost(served("arn", "x"), &search).as_nanos(), 10_000_000);
 }

@@ -182,12 +182,12 @@ impl Catalog {
     /// caller's policy (see [`allows`]).
     pub fn list(&self, upstreams: &[Upstream], groups: &[String], may_name: impl Fn(&str) -> bool) -> List {
         let permitted: Vec<&Upstream> = upstreams.iter().filter(|upstream| may_use(upstream, groups)).collect();
-        let configured = self.configured.iter().map(|Configured { model, .. }| Listed {
+        let configured = self.configured.iter().map(|entry| Listed {
             kind: "model",
-            id: model.id.clone(),
-            display_name: model.label.clone().unwrap_or_else(|| model.id.clone()),
-            description: model.description.clone(),
-            max_input_tokens: window(model),
+            id: entry.model.id.clone(),
+            display_name: entry.model.label.clone().unwrap_or_else(|| entry.model.id.clone()),
+            description: entry.model.description.clone(),
+            max_input_tokens: self.window(entry, &permitted),
         });
         let built_in = BUILT_IN
             .iter()
@@ -206,6 +206,18 @@ impl Catalog {
             .filter(|model| permitted.iter().any(|upstream| self.resolve(&model.id, upstream).is_ok()))
             .collect();
         List { data, has_more: false, first_id: None, last_id: None }
+    }
+}
+
+impl Catalog {
+    /// The window of a configured model: that of the built-in model which it is at the first upstream that has it.
+    fn window(&self, entry: &Configured, permitted: &[&Upstream]) -> Option<u64> {
+        let upstream = permitted.iter().find(|upstream| self.resolve(&entry.model.id, upstream).is_ok())?;
+        let target = match entry.model.upstream_model.get(&upstream.name) {
+            Some(id) => built_in::find(id),
+            None => entry.built_in,
+        };
+        target?.max_input_tokens
     }
 }
 
@@ -239,13 +251,6 @@ fn default_id(model: &BuiltIn, provider: &Provider) -> Option<String> {
 /// Inference contract §7.3.
 fn has_us_profile(region: &str) -> bool {
     (region.starts_with("us-") && !region.starts_with("us-gov-")) || region.starts_with("ca-")
-}
-
-/// The window of a configured model: its own if it is built in, else that of the built-in model it maps to.
-fn window(model: &Model) -> Option<u64> {
-    built_in::find(&model.id)
-        .or_else(|| model.upstream_model.values().find_map(|id| built_in::find(id)))
-        .and_then(|model| model.max_input_tokens)
 }
 
 /// Whether a policy's `availableModels` covers the model that the client calls `requested` (inference contract §7.5).

@@ -193,6 +193,27 @@ fn the_list_shows_configured_models_first_and_hides_their_built_in_twins() {
 }
 
 #[test]
+fn the_window_is_that_of_the_model_that_is_asked_in_the_end() {
+    let mut limited = anthropic();
+    limited.groups = Some(vec!["sales".into()]);
+    limited.name = "limited".to_owned();
+    let upstreams = [limited, anthropic()];
+    for (entry, groups, window) in [
+        (model("claude-opus-4-8", &[("anthropic", "unknown")]), &[][..], None),
+        (model("claude-haiku-4-5", &[("anthropic", "claude-opus-4-6")]), &[], None),
+        (model("claude-haiku-4-5", &[("anthropic", "claude-opus-4-8")]), &[], Some(1_000_000)),
+        (model("claude-haiku-4-5", &[("limited", "claude-opus-4-8")]), &[], Some(200_000)),
+        (model("claude-haiku-4-5", &[("limited", "claude-opus-4-8")]), &["sales".to_owned()], Some(1_000_000)),
+        (model("mine", &[("limited", "unknown"), ("anthropic", "claude-opus-4-8")]), &[], Some(1_000_000)),
+        (model("mine", &[("limited", "unknown"), ("anthropic", "claude-opus-4-8")]), &["sales".to_owned()], None),
+    ] {
+        let shown = format!("{entry:?} {groups:?}");
+        let list = catalog(vec![entry]).list(&upstreams, groups, |_| true);
+        assert_eq!(list.data[0].max_input_tokens, window, "{shown}");
+    }
+}
+
+#[test]
 fn the_list_shows_only_what_the_caller_can_use() {
     let catalog = catalog(vec![]);
     assert!(catalog.list(&[mantle()], &[], |_| true).data.iter().all(|model| model.id != "claude-opus-4-6"));
