@@ -4,6 +4,7 @@
 //! that hides all details: a cloud's errors name accounts and quotas.
 
 use bytes::{Bytes, BytesMut};
+use memchr::memchr2;
 use serde_json::json;
 
 use super::Translated;
@@ -52,7 +53,12 @@ impl ClientEvents {
         if name == b"error" || kind == b"error" {
             self.fail();
         } else if is_known(kind) {
-            sse::write(kind, json, &mut self.output);
+            // JSON that comes on several lines goes on one: a line break in it is blank space, never part of a text.
+            let lines = memchr2(b'\n', b'\r', json).map(|_| {
+                let one_line = |byte: &u8| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte };
+                json.iter().map(one_line).collect::<Vec<u8>>()
+            });
+            sse::write(kind, lines.as_deref().unwrap_or(json), &mut self.output);
         }
     }
 

@@ -123,6 +123,13 @@ fn events_of_clouds_are_written_in_one_form() {
 }
 
 #[test]
+fn data_on_several_lines_goes_on_one() {
+    let input = "event: message_stop\ndata: {\"type\":\ndata: \"message_stop\",\ndata:\ndata: \"x\":\"a\\nb\"}\n\n";
+    let output = "event: message_stop\ndata: {\"type\": \"message_stop\",  \"x\":\"a\\nb\"}\n\n";
+    assert_eq!(sse(input, End::Complete), output);
+}
+
+#[test]
 fn an_event_without_a_name_is_named_by_its_data() {
     let input = "data: {\"type\":\"message_stop\"}\n\ndata: {\"type\": \"ping\"}\n\n";
     assert_eq!(sse(input, End::Complete), "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");

@@ -26,7 +26,8 @@ pub(super) fn headers(call: &Call<'_>, edits: &mut Edits<'_>) -> HeaderMap {
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(headers::USER_AGENT));
     headers.insert("anthropic-version", ANTHROPIC_VERSION);
-    headers::copy_stainless(call.headers, &mut headers);
+    // What is not text cannot be signed for AWS, and no SDK sends it.
+    headers::copy_stainless(call.headers, &mut headers, |value| value.to_str().is_ok());
     let (body, object) = (call.message.body(), call.message.object());
     if object.find(body, USER_PROFILE).is_some() {
         edits.remove(USER_PROFILE);

@@ -176,10 +176,12 @@ pub(super) fn message_of(body: &[u8]) -> String {
     let text = || String::from_utf8_lossy(body).trim().to_owned();
     let Ok(value) = serde_json::from_slice::<Value>(body) else { return text() };
     let inner = value.get("error").and_then(|error| error.get("message"));
-    [inner, value.get("message"), value.get("Message"), Some(&value)]
+    let message = [inner, value.get("message"), value.get("Message"), Some(&value)]
         .into_iter()
         .find_map(|candidate| candidate?.as_str().map(|message| message.trim().to_owned()))
-        .unwrap_or_else(text)
+        .unwrap_or_else(text);
+    // An error may be wrapped in another one's message.
+    if message.starts_with('{') && message.len() < body.len() { message_of(message.as_bytes()) } else { message }
 }
 
 impl Sign {
@@ -259,6 +261,19 @@ mod tests {
             ),
         ] {
             assert_eq!(told(status, &body), (status, kind.into(), message.into()), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_error_in_the_message_of_another_is_read() {
+        let inner = r#"{\"type\":\"error\",\"error\":{\"message\":\"Input is too long.\"}}"#;
+        for (body, message) in [
+            (r#"{"message":"{\"message\":\"Input is too long.\"}"}"#.to_owned(), "Input is too long."),
+            (format!(r#"{{"message":"{inner}"}}"#), "Input is too long."),
+            (format!(r#"{{"message":"no: {inner}"}}"#), "upstream rejected the request"),
+            (r#"{"message":"{"}"#.to_owned(), "upstream rejected the request"),
+        ] {
+            assert_eq!(told(400, &body), (400, "invalid_request_error".into(), message.into()), "{body}");
         }
     }
 

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use memchr::memmem;
+use serde_json::Value;
 
 use super::Message;
 use crate::domain::calibration::Weight;
@@ -28,11 +29,13 @@ impl Message {
 
     /// What is assumed of the input when it cannot be counted, in tokens.
     pub fn estimated_input(&self) -> u64 {
-        let mut text = Vec::new();
+        let mut text = vec![b'{'];
         self.write_input(&mut text);
-        let braces = 2;
-        let characters = String::from_utf8_lossy(&text).encode_utf16().count() as u64;
-        (characters + braces).div_ceil(CHARACTERS_PER_TOKEN)
+        text.push(b'}');
+        // As JSON is written without blanks and needless escapes, however the client wrote it.
+        let compact = serde_json::from_slice::<Value>(&text).map(|input| input.to_string());
+        let text = compact.unwrap_or_else(|_| String::from_utf8_lossy(&text).into_owned());
+        (text.encode_utf16().count() as u64).div_ceil(CHARACTERS_PER_TOKEN)
     }
 
     /// What is to become tokens.
@@ -154,6 +157,12 @@ mod tests {
                 8,
             ),
             (r#"{"model":"m"}"#, r#"{"model":"m"}"#, r#"{"model":"m","max_tokens":1}"#, 1),
+            (
+                r#"{"model":"m","system" : "\u0041\u0041\u0041\u0041"}"#,
+                r#"{"system":"\u0041\u0041\u0041\u0041","model":"m"}"#,
+                r#"{"system":"\u0041\u0041\u0041\u0041","model":"m","max_tokens":1}"#,
+                5,
+            ),
         ] {
             let message = message(body);
             assert_eq!(message.for_counting().body(), counted);

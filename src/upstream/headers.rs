@@ -45,11 +45,10 @@ pub(super) fn accept_encoding(client: &HeaderMap) -> Option<HeaderValue> {
     }
 }
 
-/// The client's description of its SDK.
-pub(super) fn copy_stainless(from: &HeaderMap, to: &mut HeaderMap) {
+/// The client's description of its SDK, as far as it is `fit` to be sent.
+pub(super) fn copy_stainless(from: &HeaderMap, to: &mut HeaderMap, fit: impl Fn(&HeaderValue) -> bool) {
     for name in from.keys().filter(|name| name.as_str().starts_with("x-stainless-")) {
-        // What is not text cannot be signed for AWS, and no SDK sends it.
-        if let Some(value) = joined(from, name).filter(|value| value.to_str().is_ok()) {
+        if let Some(value) = joined(from, name).filter(&fit) {
             to.insert(name.clone(), value);
         }
     }

@@ -19,7 +19,8 @@ impl Verdict {
     pub fn of(status: StatusCode) -> Self {
         match status.as_u16() {
             100..=299 => Self::Take,
-            401 | 403 | 404 | 429 | 500..=599 => Self::TryNext,
+            // From 600 on it is not HTTP (RFC 9110 §15).
+            401 | 403 | 404 | 429 | 500.. => Self::TryNext,
             _ => Self::GiveUp,
         }
     }
@@ -94,7 +95,7 @@ mod tests {
     fn each_status_has_one_verdict() {
         for (verdict, statuses) in [
             (Verdict::Take, &[200, 201, 202, 204][..]),
-            (Verdict::TryNext, &[401, 403, 404, 429, 500, 501, 502, 503, 504, 529, 599]),
+            (Verdict::TryNext, &[401, 403, 404, 429, 500, 501, 502, 503, 504, 529, 599, 600, 999]),
             (Verdict::GiveUp, &[301, 304, 307, 400, 402, 405, 408, 409, 413, 418, 421, 422, 425, 451, 499]),
         ] {
             for status in statuses {

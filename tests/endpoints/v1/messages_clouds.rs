@@ -154,7 +154,9 @@ fn what_the_gateway_counts_itself_begins_and_ends_the_pause_too() {
     let mut gateway = gateway(ADMIN, BEDROCK);
     let token = gateway.token_with(|claims| claims["exp"] = json!(4_000_000_000_i64));
     let counts = |gateway: &mut TestGateway, answers: &[(u16, &'static str)]| {
-        answers.iter().for_each(|(status, body)| gateway.http.answer(*status, JSON, *body));
+        for (status, body) in answers {
+            gateway.http.answer(*status, JSON, *body);
+        }
         gateway.send(post("/v1/messages").bearer(&token).json(&ask(false)));
         let requests = gateway.http.requests();
         assert_eq!(requests.len(), answers.len(), "{answers:?}");
