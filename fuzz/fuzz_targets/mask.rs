@@ -40,7 +40,12 @@ fuzz_target!(|data: &[u8]| {
 
         let Some(text) = sent["messages"][0]["content"].as_str() else { continue };
         let answer = |text: &Value| json!({"type": "message", "content": [{"type": "text", "text": text}]}).to_string();
+        let original = answer(&asked["messages"][0]["content"]);
+        if masked.restorer.json(original.as_bytes()) != original.as_bytes() {
+            // Somebody has written what happens to be a token, in a form that is not masked: it cannot be told from one.
+            continue;
+        }
         let restored = masked.restorer.json(answer(&json!(text)).as_bytes());
-        assert_eq!(String::from_utf8_lossy(&restored), answer(&asked["messages"][0]["content"]));
+        assert_eq!(String::from_utf8_lossy(&restored), original);
     }
 });
