@@ -3,6 +3,8 @@
 
 mod list;
 
+use memchr::memmem;
+
 use crate::config::{Config, PriceOverride};
 use crate::domain::money::{Money, divided};
 use crate::domain::spend::estimate::Asked;
@@ -19,6 +21,8 @@ const ONE: i128 = 1_000_000_000;
 const NANO: i128 = 1_000_000;
 /// No configured decimal is believed to be larger than a million.
 const MOST: i128 = 1_000_000 * ONE;
+/// What the names of all models begin with.
+const FAMILY: &str = "claude-";
 /// No answer is believed to have more of one kind of tokens.
 const MOST_TOKENS: u64 = 10_000_000_000;
 
@@ -139,8 +143,12 @@ impl Rates {
 
 /// The line of the longest known name in `model`, in any case, dots read as dashes.
 fn listed(model: &str) -> Option<&'static Line> {
-    let model = model.to_ascii_lowercase().replace('.', "-");
-    LIST.iter().filter(|line| model.contains(line.name)).max_by_key(|line| line.name.len())
+    let model: Vec<u8> =
+        model.bytes().map(|byte| if byte == b'.' { b'-' } else { byte.to_ascii_lowercase() }).collect();
+    // Looking for what all names begin with is much quicker than looking for each of them.
+    let begun = memmem::find_iter(&model, FAMILY).map(|at| &model[at..]);
+    let lines = begun.flat_map(|rest| LIST.iter().filter(move |line| rest.starts_with(line.name.as_bytes())));
+    lines.max_by_key(|line| line.name.len())
 }
 
 fn tokens(count: u64) -> i128 {

@@ -82,6 +82,7 @@ fn every_model_costs_its_list_price_for_every_kind_of_tokens() {
 
 #[test]
 fn the_list_names_every_built_in_model() {
+    assert!(LIST.iter().all(|line| line.name.starts_with(FAMILY)));
     for model in built_in::BUILT_IN {
         for name in [model.id, model.short, model.bedrock, model.vertex] {
             assert!(listed(name).is_some_and(|line| model.short.contains(line.name)), "{name}");

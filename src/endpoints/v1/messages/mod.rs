@@ -36,7 +36,8 @@ async fn infer(
         Operation::CountTokens => None,
         // A blocked caller is told so whatever they send (inference contract §4).
         Operation::Messages => {
-            let amount = prepared.as_ref().ok().map(|(message, plan)| gateway.most_cost(message, plan));
+            let counted = prepared.as_ref().ok().filter(|_| gateway.config.admin.is_some());
+            let amount = counted.map(|(message, plan)| gateway.most_cost(message, plan));
             match gateway.clear(context, &session, amount).await {
                 Ok(clearance) => clearance,
                 Err(refusal) => return Ok(refusal),
