@@ -14,6 +14,8 @@ pub(crate) fn config(target: &str) -> wasmtime::Result<Config> {
     let mut config = Config::new();
     config.target(target)?;
     config.wasm_component_model_async(true);
+    // In a log, the names of functions are enough; the map of instructions would be a tenth of what is carried along.
+    config.generate_address_map(false);
     if target.starts_with("x86_64-") {
         for feature in X86_FEATURES {
             enable(&mut config, feature);

@@ -117,8 +117,7 @@ pub(crate) struct Factory {
 impl Factory {
     /// Loads the component and connects it to `world`. An instance gets `instance_memory` bytes at most.
     pub(crate) fn new(world: Arc<World>, instance_memory: usize) -> Result<Self> {
-        let engine = component::engine()?;
-        let component = component::load(&engine)?;
+        let (engine, component) = component::load()?;
         let mut linker: Linker<Instance> = Linker::new(&engine);
         // The standard library of the component's target speaks WASI 0.2, the SDK 0.3.
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
