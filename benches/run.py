@@ -335,6 +335,7 @@ managed:
     - match: {{}}
       cli:
         availableModels: [haiku, sonnet, opus]
+{"admin: {}" if self.bench.options.metered else ""}
 """)
 
     def environment(self):
@@ -733,6 +734,7 @@ def parse_options():
     parser.add_argument("--rounds", type=int, help="how often each target is measured (3; quick: 1)")
     parser.add_argument("--seconds", type=float, help="length of each load (4; quick: 1.5)")
     parser.add_argument("--targets", default="direct,nginx,reference,sallyport", help=f"some of {','.join(TARGETS)}")
+    parser.add_argument("--metered", action="store_true", help="with `admin:`, so that both gateways meter what is spent")
     parser.add_argument("--sallyport", metavar="PATH", help="our binary (target/release/sallyport)")
     parser.add_argument("--reference", metavar="PATH", help="the reference's `claude` binary")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
