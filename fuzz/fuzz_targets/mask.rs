@@ -30,8 +30,9 @@ fuzz_target!(|data: &[u8]| {
     let request = json!({"model": "m", "messages": [{"role": "user", "content": said}]}).to_string();
     for body in [Bytes::copy_from_slice(data), Bytes::from(request)] {
         let Ok(masked) = MASKER.mask_request(&body) else { continue };
+        // JSON may have numbers that are too large for this library.
+        let Ok(asked) = serde_json::from_slice::<Value>(&body) else { continue };
         let sent: Value = serde_json::from_slice(&masked.body).expect("it stays JSON");
-        let asked: Value = serde_json::from_slice(&body).expect("it was JSON");
         assert_eq!(shape(&sent), shape(&asked));
         if masked.receipt.total() == 0 {
             assert_eq!(masked.body, body);
