@@ -98,7 +98,11 @@ impl Message {
             max_tokens: self.object.read(&self.body, "max_tokens"),
             cache_writes,
             is_fast: self.object.value(&self.body, "speed") == Some(b"\"fast\""),
-            may_search: mentions("\"web_search"),
+            // Only a tool that is offered can be used; what was said of one costs nothing.
+            may_search: self
+                .object
+                .value(&self.body, "tools")
+                .is_some_and(|tools| memmem::find(tools, b"\"web_search").is_some()),
         }
     }
 
@@ -196,6 +200,9 @@ mod tests {
         let plain = parse(r#"{"model":"m","max_tokens":7}"#).unwrap().asked();
         assert_eq!((plain.bytes, plain.max_tokens, plain.cache_writes), (28, Some(7), CacheWrites::None));
         assert!(!plain.is_fast && !plain.may_search);
+        let said =
+            r#"{"model":"m","tools":[{"name":"read"}],"messages":[{"content":[{"type":"web_search_tool_result"}]}]}"#;
+        assert!(!parse(said).unwrap().asked().may_search);
         let body = r#"{"model":"m","max_tokens":"7","speed":"fast","tools":[{"type":"web_search_20250305"}],
             "system":[{"cache_control":{"type":"ephemeral"}}]}"#;
         let rich = parse(body).unwrap().asked();
