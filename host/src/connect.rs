@@ -70,13 +70,14 @@ impl Service<Uri> for Connector {
             let to_proxy = ToProxy { http: self.http.clone(), tls: Arc::clone(&tls) };
             return Box::pin(through(proxy, to_proxy, uri, secure, host, tls));
         }
+        let port = port(&uri);
         let tcp = self.http.call(uri);
         Box::pin(async move {
             let tcp = tcp.await?;
             if !secure {
                 return Ok(Socket::Plain(tcp));
             }
-            Ok(Socket::Tls(Box::new(TokioIo::new(handshake(&tls, &host, tcp.into_inner()).await?))))
+            Ok(Socket::Tls(Box::new(TokioIo::new(handshake(&tls, (&host, port), tcp.into_inner()).await?))))
         })
     }
 }
@@ -104,19 +105,24 @@ async fn through(
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, tunnel.call(uri.clone())).await;
     let stream = stream.map_err(|_| failed(io::Error::from(io::ErrorKind::TimedOut).into()))?;
     let stream = stream.map_err(|error| failed(error.into()))?;
-    let stream = handshake(&tls, &host, TokioIo::new(stream)).await?;
+    let stream = handshake(&tls, (&host, port(&uri)), TokioIo::new(stream)).await?;
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     Ok(Socket::Proxied { stream: Box::new(TokioIo::new(stream)), is_http2, is_forwarded: false })
 }
 
-/// TLS with `host` on `stream`.
+/// The port of `uri`, or that of its scheme.
+fn port(uri: &Uri) -> u16 {
+    uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 })
+}
+
+/// TLS with `host` at `port` on `stream`.
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     tls: &tls::Outbound,
-    host: &str,
+    (host, port): (&str, u16),
     stream: S,
 ) -> Result<TlsStream<S>, Box<dyn StdError + Send + Sync>> {
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
-    let config = tls.of(host).map_err(|error| TlsFault(format!("{error:#}")))?;
+    let config = tls.of(host, port).map_err(|error| TlsFault(format!("{error:#}")))?;
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, TlsConnector::from(config).connect(name, stream)).await;
     Ok(connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
 }
@@ -140,14 +146,14 @@ impl Service<Uri> for ToProxy {
     fn call(&mut self, proxy: Uri) -> Self::Future {
         let tls = Arc::clone(&self.tls);
         let secure = proxy.scheme_str() == Some("https");
-        let host = proxy.host().unwrap_or_default().to_owned();
+        let (host, port) = (proxy.host().unwrap_or_default().to_owned(), port(&proxy));
         let tcp = self.http.call(proxy);
         Box::pin(async move {
             let tcp = tcp.await?;
             if !secure {
                 return Ok(Box::new(tcp) as Self::Response);
             }
-            let config = tls.to_proxy(&host).map_err(|error| TlsFault(format!("{error:#}")))?;
+            let config = tls.to_proxy(&host, port).map_err(|error| TlsFault(format!("{error:#}")))?;
             let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
             let stream = TlsConnector::from(config).connect(name, tcp.into_inner()).await?;
             Ok(Box::new(TokioIo::new(stream)) as Self::Response)

@@ -138,7 +138,11 @@ fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>> {
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| anyhow!("there is no usable private key in it"))
 }
 
-/// What `config` says about TLS with the hosts that it names, by lower-case host name. Every fault is one line.
+/// What `config` says about TLS with those that it names: by `host:port`, and by host where every port is meant. Names are
+/// in lower case. Every fault is one line.
+///
+/// The endpoints of an identity provider may be at other ports of its host; an upstream is at one origin, and shares its
+/// settings with nobody else on that host.
 pub(crate) fn configured(config: &Config) -> Result<HashMap<String, Trust>, Vec<String>> {
     let mut by_host = HashMap::new();
     let mut faults = Vec::new();
@@ -152,17 +156,34 @@ pub(crate) fn configured(config: &Config) -> Result<HashMap<String, Trust>, Vec<
             (None, None) => None,
         };
         let Some(trust) = trust else { continue };
-        let urls = [Some(&provider.issuer), provider.discovery_url.as_ref()];
-        let hosts = urls.into_iter().flatten().filter_map(|url| url.host_str());
-        by_host.extend(hosts.map(|host| (host.to_ascii_lowercase(), trust.clone())));
+        for url in [Some(&provider.issuer), provider.discovery_url.as_ref()].into_iter().flatten() {
+            let Some((host, origin)) = names(url) else { continue };
+            by_host.extend([host, origin].map(|name| (name, trust.clone())));
+        }
     }
     for (index, upstream) in config.upstreams.iter().enumerate() {
-        let Some(tls) = &upstream.tls else { continue };
-        let trust = usable(Trust::of(tls), &format!("upstreams[{index}].tls"), &mut faults);
-        let host = Url::parse(&upstream_origin(upstream)).ok().and_then(|url| Some(url.host_str()?.to_owned()));
-        by_host.extend(host.zip(trust));
+        let Some((host, origin)) = Url::parse(&upstream_origin(upstream)).ok().as_ref().and_then(names) else {
+            continue;
+        };
+        if let Some(tls) = &upstream.tls {
+            let trust = usable(Trust::of(tls), &format!("upstreams[{index}].tls"), &mut faults);
+            by_host.extend(trust.map(|trust| (origin, trust)));
+        } else if by_host.contains_key(&host) {
+            by_host.entry(origin).or_default();
+        }
     }
     if faults.is_empty() { Ok(by_host) } else { Err(faults) }
+}
+
+/// The host of `url`, and the same with its port.
+fn names(url: &Url) -> Option<(String, String)> {
+    let host = url.host_str()?.to_ascii_lowercase();
+    let origin = at_port(&host, url.port_or_known_default()?);
+    Some((host, origin))
+}
+
+fn at_port(host: &str, port: u16) -> String {
+    format!("{host}:{port}")
 }
 
 fn usable(trust: Result<Trust>, path: &str, faults: &mut Vec<String>) -> Option<Trust> {
@@ -170,14 +191,14 @@ fn usable(trust: Result<Trust>, path: &str, faults: &mut Vec<String>) -> Option<
     trust.map_err(|error| faults.push(format!("{path}: {error:#}"))).ok()
 }
 
-/// TLS settings of outbound HTTP: one for all hosts, and those of hosts that have their own.
+/// TLS settings of outbound HTTP: one for all, and those of hosts and origins that have their own.
 pub(crate) struct Outbound {
     special: HashMap<String, Arc<ClientConfig>>,
     default: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Outbound {
-    /// `special` maps lower-case host names to what is trusted there.
+    /// `special` maps lower-case host names, with a port or for all of them, to what is trusted there.
     pub(crate) fn new(special: &HashMap<String, Trust>) -> Result<Self> {
         let special = special
             .iter()
@@ -186,14 +207,15 @@ impl Outbound {
         Ok(Self { special, default: OnceLock::new() })
     }
 
-    /// The settings for a proxy at `host`.
-    pub(crate) fn to_proxy(&self, host: &str) -> Result<Arc<ClientConfig>> {
-        Ok(Arc::new(proxy_config(&*self.of(host)?)))
+    /// The settings for a proxy at `host` and `port`.
+    pub(crate) fn to_proxy(&self, host: &str, port: u16) -> Result<Arc<ClientConfig>> {
+        Ok(Arc::new(proxy_config(&*self.of(host, port)?)))
     }
 
-    /// The settings for `host`.
-    pub(crate) fn of(&self, host: &str) -> Result<Arc<ClientConfig>> {
-        if let Some(config) = self.special.get(&host.to_ascii_lowercase()) {
+    /// The settings for `host` at `port`.
+    pub(crate) fn of(&self, host: &str, port: u16) -> Result<Arc<ClientConfig>> {
+        let host = host.to_ascii_lowercase();
+        if let Some(config) = self.special.get(&at_port(&host, port)).or_else(|| self.special.get(&host)) {
             return Ok(Arc::clone(config));
         }
         if let Some(config) = self.default.get() {
@@ -314,5 +336,35 @@ impl ServerCertVerifier for Lenient {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_one_port_are_not_those_of_another() {
+        let (one, every) = (Trust { only_tls13: true, ..Trust::default() }, Trust::default());
+        let special = HashMap::from([
+            ("a.example:8443".to_owned(), one.clone()),
+            ("b.example".to_owned(), one),
+            ("b.example:9443".to_owned(), every),
+        ]);
+        let settings = Outbound::new(&special).expect("usable");
+        let default = settings.of("elsewhere.example", 443).expect("usable");
+        for (host, port, is_special) in [
+            ("a.example", 8443, true),
+            ("A.Example", 8443, true),
+            ("a.example", 443, false),
+            ("b.example", 443, true),
+            ("b.example", 1, true),
+        ] {
+            let of = settings.of(host, port).expect("usable");
+            assert_eq!(!Arc::ptr_eq(&of, &default), is_special, "{host}:{port}");
+        }
+        let (own, all) =
+            (settings.of("b.example", 9443).expect("usable"), settings.of("b.example", 1).expect("usable"));
+        assert!(!Arc::ptr_eq(&own, &all));
     }
 }

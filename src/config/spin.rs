@@ -8,7 +8,7 @@ use url::Url;
 
 use super::destinations::{destinations, is_metadata, upstream_origin};
 use super::yaml::{self, Node, Value};
-use super::{AnthropicAuth, ClientTls, Config, GoogleAuth, MinTls, Provider, variables};
+use super::{AnthropicAuth, ClientTls, Config, GoogleAuth, MinTls, Provider, Upstream, variables};
 
 /// Name of the component and of the application.
 const NAME: &str = "sallyport";
@@ -70,7 +70,29 @@ pub fn without_effect_under_spin(config: &Config) -> Vec<&'static str> {
     if tls.iter().any(|tls| tls.min_version != MinTls::Tls12) {
         notes.push("min_version has no effect under Spin, which speaks TLS 1.2 and 1.3");
     }
+    if shares_a_host(config) {
+        notes.push(
+            "upstreams[].tls is by origin; Spin's is by host name, so that all upstreams on one host share the settings of \
+             the first there",
+        );
+    }
     notes
+}
+
+/// Whether two upstreams on one host differ in their TLS settings.
+fn shares_a_host(config: &Config) -> bool {
+    let host = |upstream: &Upstream| {
+        Url::parse(&upstream_origin(upstream)).ok().and_then(|url| Some(url.host_str()?.to_owned()))
+    };
+    let mut found: Vec<(String, &Option<ClientTls>)> = Vec::new();
+    for upstream in &config.upstreams {
+        let Some(host) = host(upstream) else { continue };
+        if found.iter().any(|(other, tls)| *other == host && **tls != upstream.tls) {
+            return true;
+        }
+        found.push((host, &upstream.tls));
+    }
+    false
 }
 
 /// The first line of both files.

@@ -145,6 +145,47 @@ fn a_server_that_wants_a_client_certificate_gets_it_also_with_an_encrypted_key()
 }
 
 #[test]
+fn two_upstreams_on_one_host_do_not_share_what_they_show_and_trust() {
+    if lacks(&["nginx", "openssl"]) {
+        return;
+    }
+    let (provider, upstream, authority) = (discovery(), Upstream::claude(), Authority::new());
+    let (certificate, key) = authority.issue("server", "IP:127.0.0.1", 2);
+    let (client, client_key) = authority.issue("client", "DNS:gateway.example.com", 2);
+    let ca = shown(&authority.certificate());
+    let front = || {
+        let (certificate, key) = (shown(&certificate), shown(&key));
+        let lines = format!(
+            "ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_client_certificate {ca}; ssl_verify_client on;"
+        );
+        tls_front(&upstream, &lines)
+    };
+    let (one, other) = (front(), front());
+    let with = format!("ca_file: {ca}, client_cert_file: {}, client_key_file: {}", shown(&client), shown(&client_key));
+    let without = format!("ca_file: {ca}");
+    for (first, second, works) in [(&with, Some(&without), true), (&without, Some(&with), false), (&with, None, true)] {
+        let mut site = Site::without_upstreams(&provider);
+        let entry = |name: &str, tls: Option<&String>| {
+            let tls = tls.map(|tls| format!(", tls: {{ {tls} }}")).unwrap_or_default();
+            format!("name: {name}, provider: anthropic, auth: {{ api_key: placeholder }}{tls}")
+        };
+        site.use_tls_entry(one.port, &entry("one", Some(first)));
+        site.use_tls_entry(other.port, &entry("other", second));
+        let gateway = site.start();
+        // Who comes without a certificate is told so in HTTP, and nobody else is asked.
+        assert_eq!(ask(&site, &gateway) == 200, works, "{}", gateway.log.text());
+    }
+    // What one of them trusts, another does not.
+    let mut site = Site::without_upstreams(&provider);
+    let plain = "provider: anthropic, auth: { api_key: placeholder }";
+    site.use_tls_entry(other.port, &format!("name: plain, {plain}"));
+    site.use_tls_entry(one.port, &format!("name: trusting, {plain}, tls: {{ {with} }}"));
+    let gateway = site.start();
+    assert_eq!(ask(&site, &gateway), 200, "the second answers");
+    until_logged(&gateway, "an authority that is not trusted here");
+}
+
+#[test]
 fn a_certificate_that_is_refused_is_explained_to_the_operator() {
     if lacks(&["nginx", "openssl"]) {
         return;

@@ -142,6 +142,11 @@ impl Site {
         self.entries.push(format!("base_url: \"http://{}\", {keys}", upstream.address));
     }
 
+    /// The same for whatever answers at `https://127.0.0.1:{port}`.
+    pub(crate) fn use_tls_entry(&mut self, port: u16, keys: &str) {
+        self.entries.push(format!("base_url: \"https://127.0.0.1:{port}\", {keys}"));
+    }
+
     /// The same with metering, on `store`; `None` (and says so) when that is not on the machine.
     pub(crate) fn metered(store: Store, upstream: &Upstream) -> Option<(Self, Option<Postgres>)> {
         let (mut site, database) = store.site()?;
