@@ -162,7 +162,7 @@ impl<'a> Route<'a> {
         if self.asked > 0 && !gateway.cache.health.borrow_mut().retries.take(budget, upstreams, now) {
             let upstream = &gateway.config.upstreams[candidate.upstream].name;
             gateway.count(&Figure::LeftOut { upstream, reason: "budget" });
-            gateway.log(Level::Debug, &format!("upstream {upstream}: not tried, the retry budget is used up"));
+            gateway.log(Level::Warn, &format!("upstream {upstream}: not tried, the retry budget is used up"));
             self.rest = [].iter();
             self.left_out();
             return None;
@@ -258,7 +258,13 @@ impl Gateway {
                 self.succeeded(upstream, begun);
                 self.succeeded(model, begun);
             }
-            Some(fault) if fault.is_of_all_models() => self.failed(upstream, fault, begun),
+            Some(fault) if fault.is_of_all_models() => {
+                self.failed(upstream, fault, begun);
+                // It may have been the model's turn to show that it works again.
+                if self.is_open(&model) {
+                    self.failed(model, fault, begun);
+                }
+            }
             Some(fault) => {
                 self.succeeded(upstream, begun);
                 self.failed(model, fault, begun);
@@ -317,6 +323,10 @@ impl Gateway {
             turn.taken.push((key, taken));
         }
         turn
+    }
+
+    fn is_open(&self, key: &Key) -> bool {
+        self.cache.health.borrow().circuits.get(key).is_some_and(|known| known.circuit.opening().is_some())
     }
 
     fn succeeded(self: &Rc<Self>, key: Key, begun: Timestamp) {

@@ -133,6 +133,27 @@ fn an_upstream_that_fails_again_and_again_is_left_alone_and_one_request_finds_ou
 }
 
 #[test]
+fn a_trial_that_fails_in_another_way_prolongs_the_pause_too() {
+    let mut gateway = TestGateway::with_config(&two(""));
+    for _ in 0..3 {
+        fail_over(&mut gateway, 500, &[]);
+    }
+    is_answered_by(&mut gateway, "b");
+    for _ in 0..2 {
+        gateway.pass(Duration::from_mins(5));
+        // One request has the store asked whose turn it is, the next has the turn.
+        is_answered_by(&mut gateway, "b");
+        gateway.http.fail(HttpError::Timeout("no headers".to_owned()));
+        gateway.http.answer(200, &[], "{}");
+        assert_eq!(ask(&mut gateway).status, 200);
+        assert_eq!(asked(&gateway), "a b");
+        is_answered_by(&mut gateway, "b");
+    }
+    let rounds: Vec<_> = events(&gateway, "breaker.open").iter().map(|event| event["round"].clone()).collect();
+    assert_eq!(rounds, [json!(1), json!(2), json!(3)]);
+}
+
+#[test]
 fn connections_that_fail_are_of_the_whole_upstream() {
     let mut gateway = TestGateway::with_config(&two(""));
     for error in [
