@@ -290,7 +290,9 @@ impl<'a> Relay<'a> {
     ) -> Told {
         self.attempted(candidate, begun, head.status.as_str(), verdict);
         if verdict == Verdict::TryNext {
-            self.warn(candidate.upstream, &format!("answered {}", head.status.as_u16()));
+            let hint =
+                if head.status == StatusCode::UNAUTHORIZED { ": it refuses the gateway's credential" } else { "" };
+            self.warn(candidate.upstream, &format!("answered {}{hint}", head.status.as_u16()));
         }
         let body = self.decoded(head, &mut body).await;
         let refused = |pause: &mut CountPause, now| pause.failed(head.status, &head.headers, &body, now);

@@ -48,12 +48,24 @@ impl OwnStore {
         Ok(Self { place, limits })
     }
 
-    /// Opens it for reading. Nothing is made: what is not there is an error.
-    pub(crate) async fn open_for_reading(&self) -> anyhow::Result<Open> {
+    /// An error where there is nothing yet: a mistyped directory must not look like one without anybody in it.
+    pub(crate) fn must_exist(common: &Common) -> Result<(), Faults> {
+        Ok(Self::of(&Settings::read_leniently(&common.config)?, common)?.exists()?)
+    }
+
+    fn exists(&self) -> anyhow::Result<()> {
         match &self.place {
             Place::File(path) if !path.exists() => {
                 Err(anyhow!("{} is not there: no gateway has been started on it", path.display()))
             }
+            Place::File(_) | Place::Server(_) => Ok(()),
+        }
+    }
+
+    /// Opens it for reading. Nothing is made: what is not there is an error.
+    pub(crate) async fn open_for_reading(&self) -> anyhow::Result<Open> {
+        self.exists()?;
+        match &self.place {
             Place::File(path) => {
                 let opened = sqlite::Direct::open_for_reading(path);
                 Ok(Open::Sqlite(opened.with_context(|| format!("cannot read {}", path.display()))?))

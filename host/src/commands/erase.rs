@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::serve::Host;
 use super::{Common, Faults, print};
+use crate::own_store::OwnStore;
 
 /// Arguments of `erase`.
 #[derive(Args)]
@@ -24,6 +25,7 @@ pub(crate) struct Arguments {
 
 /// Asks the component, which knows what is a person's.
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Faults> {
+    OwnStore::must_exist(&arguments.common)?;
     let host = Host::prepare(&arguments.common.into()).await?;
     let input = json!({ "user": arguments.user, "dry_run": arguments.dry_run });
     let answer = host.control().call("erase", &input).await;

@@ -211,10 +211,17 @@ impl Trial {
         let mut headers = vec![credential, ("anthropic-version", "2023-06-01".to_owned())];
         headers.extend(upstream.headers.iter().map(|(name, value)| (name.as_str(), value.clone())));
         let outcome = match self.get(&url, &headers).await {
-            Ok((status, _)) if status.is_success() => Ok(format!("{status}: the credential is accepted")),
+            Ok((status, body)) if status.is_success() => match serde_json::from_slice::<Value>(&body) {
+                Ok(_) => Ok(format!("{status}: the credential is accepted")),
+                Err(_) => Err(format!("{status}, but what comes is not JSON: something else answers at this address")),
+            },
             Ok((StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _)) => {
                 Err("the credential is refused; every request to a model would fail here".to_owned())
             }
+            Ok((status, _)) if status.is_redirection() => {
+                Err(format!("{status}: it sends to another address, and no redirections are followed"))
+            }
+            Ok((status, _)) if status.is_server_error() => Err(format!("{status}: it does not work at the moment")),
             Ok((status, _)) => Ok(format!("{status}: it answers, but this says nothing about the credential")),
             Err(why) => Err(why),
         };

@@ -6,6 +6,7 @@ use url::form_urlencoded;
 
 use super::serve::Host;
 use super::{Common, Faults, print};
+use crate::own_store::OwnStore;
 
 /// Arguments of `report`.
 #[derive(Args)]
@@ -59,6 +60,7 @@ enum Format {
 
 /// Asks the component, which owns the books, page by page.
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Faults> {
+    OwnStore::must_exist(&arguments.common)?;
     let host = Host::prepare(&arguments.common.clone().into()).await?;
     let mut rows = Vec::new();
     let mut page: Option<String> = None;

@@ -4,7 +4,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    ADMIN_KEY, Books, Gateway, Idp, LIMITS, Store, Tokens, Upstream, admin, eventually, question, refresh, sign_in,
+    ADMIN_KEY, Books, Gateway, Idp, LIMITS, Site, Store, Tokens, Upstream, admin, discovery, eventually, question,
+    refresh, sign_in,
 };
 
 /// Whatever holds something about people.
@@ -121,6 +122,15 @@ fn story(store: Store) {
     assert_eq!(site.said("erase", &["--user", "nobody"]), "there is nothing of this person");
     assert!(site.complaint("erase", &["--user", ""]).contains("user_id: must name a person"));
     assert!(site.complaint("erase", &["--user", &pseudonym]).contains("is the pseudonym of somebody who was erased"));
+}
+
+#[test]
+fn where_no_gateway_was_started_nobody_is_erased_and_nothing_made() {
+    let site = Site::for_inference(&discovery(), &Upstream::claude());
+    for arguments in [&["--user", "ada"][..], &["--user", "ada", "--dry-run"]] {
+        assert!(site.complaint("erase", arguments).contains("is not there: no gateway has been started on it"));
+        assert!(!site.state().exists());
+    }
 }
 
 #[test]
