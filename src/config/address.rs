@@ -19,6 +19,9 @@ pub(super) fn outbound_url() -> Kind<Url> {
 /// The same without its trailing slash, as a base to append paths to.
 pub(super) fn base_url() -> Kind<String> {
     outbound_url().check(|url| match (url.query(), url.fragment()) {
+        _ if !url.username().is_empty() || url.password().is_some() => {
+            Err("must not have a name or a password in it: credentials belong into `auth` or `headers`".to_owned())
+        }
         (None, None) => Ok(without_slash(url.as_str())),
         (Some(_), _) => Err("must not have a query: paths are appended to it; remove what follows `?`".to_owned()),
         (None, Some(_)) => {

@@ -257,6 +257,15 @@ fn price_rows(pricing: &Pricing, upstreams: &[Upstream], report: &mut Report<'_>
 }
 
 fn masked_upstreams(masked: &[String], upstreams: &[Upstream], report: &mut Report<'_>) {
+    let open = upstreams.iter().filter(|upstream| !masked.is_empty() && !masked.contains(&upstream.name));
+    let open: Vec<_> = open.map(|upstream| format!("`{}`", upstream.name)).collect();
+    if !open.is_empty() {
+        let message = format!(
+            "requests to {} are not masked, also when they go there because another upstream failed or is left alone",
+            open.join(", ")
+        );
+        report.warn_at("masking.upstreams", message);
+    }
     for (index, name) in masked.iter().enumerate() {
         if !upstreams.iter().any(|upstream| upstream.name == *name) {
             report.fault_at(&format!("masking.upstreams[{index}]"), not_an_upstream(name, upstreams));

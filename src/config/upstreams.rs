@@ -53,14 +53,18 @@ pub(super) fn upstream(keys: &mut Keys<'_, '_>) -> Option<Upstream> {
         non_empty(),
         "Name by which `models`, `pricing` and the audit log refer to it; unique. Default: the provider.",
     );
-    let base_url =
-        keys.optional("base_url", base_url(), "Replaces the provider's whole default address, including its path.");
+    let base_url = keys.optional(
+        "base_url",
+        base_url(),
+        "Replaces the provider's whole default address, including its path. Paths such as `/v1/messages` are appended.",
+    );
     let headers = keys.or(
         "headers",
         map(header_name, header_value()),
         "{}",
         "Headers added to every request; they replace a client's header of the same name. Headers that carry \
-         credentials or describe the body are refused.",
+         credentials, describe the body or the connection, or that the gateway sets itself (`host`, `accept…`, \
+         `user-agent`, `anthropic-*`, `x-stainless-*`, `x-amz*`) are refused.",
     );
     let models = keys.optional(
         "models",
@@ -102,6 +106,11 @@ pub(super) fn upstream(keys: &mut Keys<'_, '_>) -> Option<Upstream> {
         && base_url.as_deref().is_none_or(is_anthropic_api)
     {
         keys.fault("forward_user_identity", "needs a `base_url` that is not the Anthropic API");
+    }
+    // Others append other paths, some of which begin after `/v1`.
+    let appends_v1 = !matches!(provider, Provider::Bedrock { .. } | Provider::Vertex { .. });
+    if let Some(base) = base_url.as_deref().filter(|base| appends_v1 && ends_in_v1(base)) {
+        keys.warn("base_url", format!("`/v1/messages` is appended: requests go to {base}/v1/messages"));
     }
     if let Provider::Mantle { .. } = provider
         && !keys.has("models")
@@ -176,6 +185,10 @@ fn warn_of_failover(statuses: &[u16], keys: &mut Keys<'_, '_>) {
     }
 }
 
+fn ends_in_v1(base_url: &str) -> bool {
+    base_url.ends_with("/v1") || base_url.ends_with("/v1/messages")
+}
+
 fn is_anthropic_api(base_url: &str) -> bool {
     let url = Url::parse(base_url).ok();
     url.as_ref().and_then(Url::host_str).is_some_and(|host| {
@@ -213,8 +226,9 @@ fn anthropic(keys: &mut Keys<'_, '_>) -> Option<Provider> {
         "forward_user_identity",
         switch(),
         "false",
-        "Whether the caller's id and e-mail address are sent along, for a proxy behind `base_url` that accounts by \
-         person. Refused for the Anthropic API itself.",
+        "Whether the caller's id (`x-claude-gateway-user-id`) and e-mail address (`x-claude-gateway-user-email`, \
+         `x-litellm-end-user-id`) are sent along, for a proxy behind `base_url` that accounts by person. Refused for the \
+         Anthropic API itself.",
     );
     Some(Provider::Anthropic { auth: auth?, forward_user_identity: forward_user_identity? })
 }

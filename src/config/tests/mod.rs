@@ -116,7 +116,8 @@ fn a_file_with_every_key_loads() {
     let warnings: Vec<_> = warnings.iter().map(|warning| warning.path.as_str()).collect();
     // The built-in models are switched off, and these are such.
     let unused = ["upstreams[0].models[0]", "upstreams[3].models[0]"];
-    let others = ["managed.policies[0].cli.somethingNew", "cri"];
+    // Not all upstreams are masked.
+    let others = ["managed.policies[0].cli.somethingNew", "masking.upstreams", "cri"];
     assert_eq!(warnings, [&unused[..], &others[..]].concat());
     assert_eq!((config.listen.port, config.listen.public_url.as_deref()), (8443, Some("https://gateway.example.com")));
     assert_eq!(config.oidc[0].allowed_email_domains, ["example.com", "sub.example.com"]);
@@ -444,6 +445,10 @@ fn upstreams_are_judged() {
         (
             "upstreams: [{ provider: anthropic, auth: { oauth_token: a }, base_url: 'https://h.example/p?x=1' }, { name: b, provider: anthropic, auth: { oauth_token: a }, base_url: 'https://h.example/p#f' }]",
             "1:72: upstreams[0].base_url: must not have a query: paths are appended to it; remove what follows `?`\n1:169: upstreams[1].base_url: must not have a fragment: paths are appended to it; remove what follows `#`",
+        ),
+        (
+            "upstreams: [{ provider: anthropic, auth: { oauth_token: a }, base_url: 'https://me:secret@h.example/' }]",
+            "1:72: upstreams[0].base_url: must not have a name or a password in it: credentials belong into `auth` or `headers`",
         ),
         (
             "upstreams: [{ provider: anthropicAws, region: us-east-1, auth: { aws_bearer_token: x } }]",
@@ -865,6 +870,15 @@ proptest::proptest! {
 fn models_that_route_nothing_and_defaults_that_are_refused_are_warned_about() {
     for (text, expected) in [
         ("auto_include_builtin_models: true", ""),
+        (
+            "upstreams: [{ provider: anthropic, auth: { api_key: x }, base_url: 'https://h.example/p/v1' }]",
+            "1:68: upstreams[0].base_url: `/v1/messages` is appended: requests go to https://h.example/p/v1/v1/messages",
+        ),
+        ("upstreams: [{ provider: bedrock, region: us-east-1, base_url: 'https://h.example/v1' }]", ""),
+        (
+            "masking: { upstreams: [a] }\nupstreams: [{ name: a, provider: anthropic, auth: { api_key: x } }, { name: b, provider: bedrock, region: us-east-1 }]",
+            "1:23: masking.upstreams: requests to `b` are not masked, also when they go there because another upstream failed or is left alone",
+        ),
         (
             "upstreams: [{ provider: anthropic, auth: { api_key: x }, models: [claude-opus-4-8, claude-opsu-4-8] }]",
             "1:84: upstreams[0].models[1]: routes nothing: model claude-opsu-4-8 is not in the operator's model allowlist",
