@@ -86,19 +86,28 @@ impl Drop for Hold {
         if self.id.is_empty() {
             return;
         }
-        let (gateway, id) = (Rc::clone(&self.gateway), std::mem::take(&mut self.id));
+        let (gateway, id, is_known) = (Rc::clone(&self.gateway), std::mem::take(&mut self.id), self.is_known);
         let request_id = std::mem::take(&mut self.request_id);
         let owner = Rc::clone(&gateway);
         let give_back = async move {
-            // What cannot be given back expires.
-            match owner.store().release(&id, owner.ports.clock.now()).await {
-                Ok(was_held) => {
-                    owner.count(&Figure::Reservation { outcome: "released", count: u64::from(was_held) });
+            let mut pauses = AGAIN_AFTER.iter();
+            loop {
+                match owner.store().release(&id, owner.ports.clock.now()).await {
+                    Ok(true) => {
+                        owner.count(&Figure::Reservation { outcome: "released", count: 1 });
+                        break;
+                    }
+                    Ok(false) if is_known => break,
+                    // A store that did not say in time may still be about to reserve.
+                    Ok(false) => {}
+                    Err(error) => {
+                        let message = format!("reservation {id} could not be given back: {error}");
+                        owner.say(Level::Debug, Some(&request_id), &message);
+                    }
                 }
-                Err(error) => {
-                    let message = format!("reservation {id} could not be given back: {error}");
-                    owner.say(Level::Debug, Some(&request_id), &message);
-                }
+                // What cannot be given back expires.
+                let Some(pause) = pauses.next() else { break };
+                owner.ports.clock.sleep(*pause).await;
             }
             upkeep::after_response(&owner);
         };

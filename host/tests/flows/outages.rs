@@ -140,6 +140,29 @@ fn a_slow_postgresql_delays_inference_but_does_not_stop_it() {
 }
 
 #[test]
+fn what_a_stalled_postgresql_reserves_too_late_is_given_back() {
+    let Some(database) = Postgres::start() else { return };
+    let mut site = Site::for_inference(&discovery(), &Upstream::claude());
+    site.postgres_url = Some(database.url());
+    site.more = "admin: {}\nenforcement: { fail_closed_on_error: true }\n".to_owned();
+    let gateway = site.start();
+    let token = site.session("ada");
+    let ask = || gateway.post("/v1/messages").bearer(&token).json(&question(false)).send();
+    ask().expect(200);
+
+    std::thread::scope(|scope| {
+        let stall = "begin; lock table spend in access exclusive mode; select pg_sleep(4); commit";
+        scope.spawn(|| database.query(stall).expect("a lock"));
+        eventually("the lock", || (ask().status == 429).then_some(()));
+    });
+    let held = "select count(*) from spend where kind = 'hold' and state = 'held'";
+    eventually("nothing that is reserved", || {
+        ask().expect(200);
+        (database.query(held)? == "0").then_some(())
+    });
+}
+
+#[test]
 fn without_its_keys_an_identity_provider_still_signs_in_whom_it_is_known_to_verify() {
     let mut site = Site::new();
     site.has_session_secret = true;

@@ -135,7 +135,7 @@ fn shown(row: &CostRow, query: &CostQuery, from: Date, to: Date) -> Value {
     let at = |date: Date| format!("{}T00:00:00Z", day(date));
     let group = if query.by_group && !row.group.is_empty() { Value::from(row.group.as_str()) } else { Value::Null };
     let (email, name) = &row.identity;
-    let actor = if query.by_actor { actor(&row.actor, name, email) } else { Value::Null };
+    let actor = if query.by_actor { in_order(actor(&row.actor, name, email)) } else { Value::Null };
     let amount = row.cost.cents_to_six_decimals();
     json!({
         "starting_at": at(starts),
@@ -149,4 +149,16 @@ fn shown(row: &CostRow, query: &CostQuery, from: Date, to: Date) -> Value {
         },
         "cost": {"currency": "USD", "amount": amount, "list_amount": amount, "requests": null},
     })
+}
+/// This report alone writes the address before the name (inference contract §18.9).
+fn in_order(mut actor: Value) -> Value {
+    let deleted = actor["deleted"].take();
+    if let Some(members) = actor.as_object_mut()
+        && let Some(name) = members.shift_remove("name")
+    {
+        members.shift_remove("deleted");
+        members.insert("name".to_owned(), name);
+        members.insert("deleted".to_owned(), deleted);
+    }
+    actor
 }
