@@ -24,7 +24,7 @@ use crate::exchange::{self, Body, BodyError, Request, Response, read_body};
 use crate::log::Level;
 use crate::pages::Brand;
 use crate::ports::{Entropy, Ports};
-use crate::routes::Route;
+use crate::routes::{self, Route};
 use crate::store::StoreError;
 use crate::store::cache::Cache;
 use crate::upstream::catalog::{self, Catalog};
@@ -76,10 +76,13 @@ impl Gateway {
     }
 
     /// Answers one request.
-    pub async fn handle(self: &Rc<Self>, request: Request) -> Response {
+    pub async fn handle(self: &Rc<Self>, mut request: Request) -> Response {
         self.cache.audit.adopt(self);
         if let Some(operation) = self.control_operation(&request) {
             return endpoints::control::post(self, operation, request).await;
+        }
+        if let Some(resolved) = routes::without_dots(&request.uri) {
+            request.uri = resolved;
         }
         let context = self.context(&request);
         let (received, method) = (self.ports.clock.now(), request.method.clone());
@@ -103,8 +106,11 @@ impl Gateway {
     /// space (auth contract §4.6). What is wrong with a token is not told.
     pub async fn session(self: &Rc<Self>, context: &Context, request: &Request) -> Result<Session, Failure> {
         let authorization = request.header(header::AUTHORIZATION).filter(|value| !value.is_empty());
+        let is_alone = request.headers.get_all(header::AUTHORIZATION).iter().nth(1).is_none();
         let verdict = match authorization {
             None => Err("missing_token"),
+            // Two proofs prove nothing: who comes after the gateway may read the other one.
+            Some(_) if !is_alone => Err("invalid_token"),
             Some(value) => match value.strip_prefix("Bearer ") {
                 None => Err("invalid_token"),
                 Some(token) => self.verify(token, &context.origin).await?.map_err(Denied::reason),

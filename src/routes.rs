@@ -1,6 +1,6 @@
 //! The table of contents: every path the gateway answers, once.
 
-use http::Method;
+use http::{Method, Uri};
 
 /// An endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,32 @@ pub enum Route {
     Logs,
     /// `POST /v1/traces`.
     Traces,
+}
+
+/// `uri` without the dot segments of its path (RFC 3986 §5.2.4), as clients and proxies understand it (auth contract
+/// §4.6); `None` if it has none.
+pub fn without_dots(uri: &Uri) -> Option<Uri> {
+    let is_dot = |segment: &str| segment == "." || segment.eq_ignore_ascii_case("%2e");
+    let is_parent = |segment: &str| matches!(segment.to_ascii_lowercase().as_str(), ".." | ".%2e" | "%2e." | "%2e%2e");
+    let segments: Vec<&str> = uri.path().split('/').skip(1).collect();
+    if !segments.iter().any(|segment| is_dot(segment) || is_parent(segment)) {
+        return None;
+    }
+    let mut kept = Vec::new();
+    for (place, segment) in segments.iter().enumerate() {
+        let stays_open = place + 1 == segments.len();
+        if is_parent(segment) {
+            kept.pop();
+        } else if !is_dot(segment) {
+            kept.push(*segment);
+            continue;
+        }
+        if stays_open {
+            kept.push("");
+        }
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    Uri::try_from(format!("/{}{query}", kept.join("/"))).ok()
 }
 
 impl Route {
@@ -125,5 +151,33 @@ impl Route {
     /// Whether it is a probe, which is answered before the size and allow-list checks (auth contract §4.2).
     pub const fn is_probe(self) -> bool {
         matches!(self, Self::Healthz | Self::Readyz)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dot_segments_are_resolved_and_nothing_else() {
+        for (path, resolved) in [
+            ("/x/../healthz", Some("/healthz")),
+            ("/./healthz?a=/../b", Some("/healthz?a=/../b")),
+            ("/a/b/../../healthz", Some("/healthz")),
+            ("/%2e%2E/healthz", Some("/healthz")),
+            ("/%2E/healthz", Some("/healthz")),
+            ("/x/..", Some("/")),
+            ("/v1/messages/.", Some("/v1/messages/")),
+            ("/a/%2e./b", Some("/b")),
+            ("/healthz", None),
+            ("//healthz", None),
+            ("/a/...", None),
+            ("/a/..b/.c", None),
+            ("/%252e/healthz", None),
+            ("/healthz?x=/../", None),
+        ] {
+            let found = without_dots(&Uri::try_from(path).expect("a path"));
+            assert_eq!(found.map(|uri| uri.to_string()).as_deref(), resolved, "{path}");
+        }
     }
 }

@@ -54,6 +54,9 @@ fn expanded(text: &str, report: &Report<'_>) -> Result<Option<String>, Vec<Strin
     if let Some(path) = path.filter(|path| !path.contains('}')) {
         return file(path, report).map(Some).map_err(|why| vec![why]);
     }
+    if has_reference_in_path(text.trim()) {
+        return Err(vec!["the path of a file must be written out: a variable in it is not replaced".to_owned()]);
+    }
     if !text.contains("${") {
         return Ok(None);
     }
@@ -69,6 +72,12 @@ fn expanded(text: &str, report: &Report<'_>) -> Result<Option<String>, Vec<Strin
         }
     }
     if faults.is_empty() { Ok(Some(whole)) } else { Err(faults) }
+}
+
+/// Whether `text` begins with a reference to a file in whose path another reference begins.
+fn has_reference_in_path(text: &str) -> bool {
+    let path = text.strip_prefix("${file:").and_then(|rest| rest.split('}').next());
+    path.is_some_and(|path| path.contains("${"))
 }
 
 fn file(path: &str, report: &Report<'_>) -> Result<String, String> {
@@ -142,6 +151,7 @@ mod tests {
             ("${file:/run/secret}", "from ${A} file"),
             ("  ${file:/run/secret} ", "from ${A} file"),
             ("x${file:/run/secret}", "x${file:/run/secret}"),
+            ("${file:/run/secret}${A}", "${file:/run/secret}one"),
             ("${A:-b} ${A-B} ${ A } $A ${1A} ${} ${", "${A:-b} ${A-B} ${ A } $A ${1A} ${} ${"),
             ("ä${A}ö", "äoneö"),
         ] {
@@ -156,6 +166,10 @@ mod tests {
             Err(vec!["the variable MISSING is not defined".to_owned(), "the variable OTHER is not defined".to_owned()])
         );
         assert_eq!(expand_text("${file:secret}"), Err(vec!["${file:secret}: the path must be absolute".to_owned()]));
+        for text in ["${file:/run/${A}.txt}", " ${file:${A}}", "${file:/run/${MISSING}}"] {
+            let fault = "the path of a file must be written out: a variable in it is not replaced".to_owned();
+            assert_eq!(expand_text(text), Err(vec![fault]), "{text}");
+        }
         assert_eq!(expand_text("${file:/none}"), Err(vec!["cannot read /none: no such file".to_owned()]));
     }
 }

@@ -176,7 +176,9 @@ fn sessions_are_ended_by_person_and_by_key() {
         assert_eq!(ids(store, all(), NOW).await, Some(vec!["b".to_owned(), "d".to_owned()]));
 
         assert_eq!(store.claim_refresh("d", 0, after(1), NOW).await.expect("it runs"), Some(Verdict::Newest));
-        assert!(store.note_refresh(refreshed("d", 0, "x"), NOW).await.expect("it runs"));
+        assert!(!store.note_refresh(refreshed("d", 0, "x"), NOW).await.expect("it runs"), "it is another person's");
+        let own = Refreshed { subject: "Alice", ..refreshed("d", 0, "x") };
+        assert!(store.note_refresh(own, NOW).await.expect("it runs"));
         assert_eq!(store.end_sessions_signed_by("k1", NOW).await.expect("it runs"), 1);
         assert_eq!(ids(store, all(), NOW).await, Some(vec!["d".to_owned()]));
         assert_eq!(store.end_sessions_signed_by("k2", NOW).await.expect("it runs"), 1);

@@ -197,13 +197,13 @@ impl Store<'_> {
     }
 
     /// Notes a refresh and gives up its claim. `false`, with nothing noted, if the session was ended or refreshed by
-    /// somebody else meanwhile.
+    /// somebody else meanwhile, or is another person's (OpenID Connect Core §12.2).
     pub async fn note_refresh(&self, refreshed: Refreshed<'_>, now: Timestamp) -> Result<bool, StoreError> {
         let rows = self
             .run(
                 "UPDATE sessions SET generation = $1, refreshed_at = $2, refreshed_from = $3, subject = $4, email = $5, \
                  name = $6, key_id = $7, answer = $8, expires_at = $9, claimed_until = $10 \
-                 WHERE id = $11 AND ended_at IS NULL AND generation <= $12 RETURNING id",
+                 WHERE id = $11 AND ended_at IS NULL AND generation <= $12 AND subject IN ('', $4) RETURNING id",
                 &[
                     number(refreshed.from_generation.saturating_add(1)),
                     time(now),

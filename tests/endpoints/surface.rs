@@ -71,6 +71,16 @@ fn a_refusal_tells_the_caller_one_thing_and_the_audit_trail_the_reason() {
 }
 
 #[test]
+fn two_proofs_prove_nothing() {
+    let mut gateway = TestGateway::new();
+    let token = gateway.token(&[]);
+    let asked = get("/v1/models").bearer(&token).header("authorization", &format!("Bearer {token}"));
+    assert_eq!(gateway.send(asked).status, 401);
+    assert_eq!(gateway.log.audit()[0]["reason"], "invalid_token");
+    assert_eq!(gateway.send(get("/x/../v1/%2e/models").bearer(&token)).status, 200, "dot segments are resolved");
+}
+
+#[test]
 fn a_session_ends_when_its_time_is_over() {
     let mut gateway = TestGateway::new();
     let token = gateway.token(&[]);

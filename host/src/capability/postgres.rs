@@ -220,7 +220,12 @@ impl Address {
     /// Connects once and leaves again: whether the database can be reached, as a check before the start.
     pub(crate) async fn try_connect(&self, limits: Limits) -> Result<(), ConnectFault> {
         let tls = self.tls().map_err(|error| ConnectFault { message: format!("{error:#}"), lasting: true })?;
-        let connect = self.config(limits).connect(tls).await;
+        let config = self.config(limits);
+        // The library bounds the connection, not what the server says on it.
+        let Ok(connect) = tokio::time::timeout(limits.connect_timeout, config.connect(tls)).await else {
+            let message = format!("no answer within {} s", limits.connect_timeout.as_secs());
+            return Err(ConnectFault { message, lasting: false });
+        };
         // Dropping both halves closes the connection.
         connect.map(drop).map_err(|error| ConnectFault { lasting: is_lasting(&error), message: describe(&error) })
     }

@@ -167,7 +167,7 @@ fn two_upstreams_on_one_host_do_not_share_what_they_show_and_trust() {
         let mut site = Site::without_upstreams(&provider);
         let entry = |name: &str, tls: Option<&String>| {
             let tls = tls.map(|tls| format!(", tls: {{ {tls} }}")).unwrap_or_default();
-            format!("name: {name}, provider: anthropic, auth: {{ api_key: placeholder }}{tls}")
+            format!("name: {name}, provider: anthropic, auth: {{ api_key: \"${{UPSTREAM_KEY}}\" }}{tls}")
         };
         site.use_tls_entry(one.port, &entry("one", Some(first)));
         site.use_tls_entry(other.port, &entry("other", second));
@@ -177,7 +177,7 @@ fn two_upstreams_on_one_host_do_not_share_what_they_show_and_trust() {
     }
     // What one of them trusts, another does not.
     let mut site = Site::without_upstreams(&provider);
-    let plain = "provider: anthropic, auth: { api_key: placeholder }";
+    let plain = "provider: anthropic, auth: { api_key: \"${UPSTREAM_KEY}\" }";
     site.use_tls_entry(other.port, &format!("name: plain, {plain}"));
     site.use_tls_entry(one.port, &format!("name: trusting, {plain}, tls: {{ {with} }}"));
     let gateway = site.start();

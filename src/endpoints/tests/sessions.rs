@@ -192,6 +192,16 @@ mod rotation {
     }
 
     #[test]
+    fn a_session_goes_on_only_as_the_person_who_began_it() {
+        let world = World::new();
+        let tokens = world.sign_in();
+        world.idp.claims.borrow_mut()["sub"] = json!("bob");
+        assert_eq!(world.refresh(refresh_token(&tokens)).error(), (401, "invalid_grant".to_owned()));
+        let lines = world.log.0.borrow().clone();
+        assert!(lines.iter().any(|line| line.contains("the identity provider names another person")));
+    }
+
+    #[test]
     fn a_refresh_that_failed_may_be_tried_again_whenever_the_provider_is_back() {
         let world = World::new();
         let tokens = world.sign_in();

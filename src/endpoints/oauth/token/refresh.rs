@@ -278,7 +278,13 @@ impl Exchange {
             };
             match gateway.stored_in_time(PATIENCE, gateway.store().note_refresh(refreshed, now)).await {
                 Ok(true) => {}
-                Ok(false) => return Err(ended(gateway, context, "the session was ended meanwhile")),
+                Ok(false) => {
+                    return Err(ended(
+                        gateway,
+                        context,
+                        "the session was ended meanwhile, or the identity provider names another person",
+                    ));
+                }
                 // The identity provider has rotated its token: without the new one the person would have to sign in again.
                 Err(error) => gateway.log(Level::Warn, &format!("a refresh could not be noted: {error}")),
             }
