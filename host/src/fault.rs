@@ -137,6 +137,11 @@ pub(crate) fn remedy(uri: &Uri, error: &legacy::Error) -> Option<String> {
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => "its certificate is for other names: call it by one of them, or have the certificate issued for this one",
+        rustls::Error::InvalidCertificate(error @ CertificateError::Other(_))
+            if error.to_string().contains("CaUsedAsEndEntity") =>
+        {
+            "its certificate is that of an authority (CA:TRUE), which no server may show: issue one for the server with it"
+        }
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             "its certificate comes from an authority that is not trusted here: name the authority's file in `tls.ca_file` \
              (an inspecting proxy has one, too), or add it to the machine's"
