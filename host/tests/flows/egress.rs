@@ -196,8 +196,13 @@ fn a_certificate_that_is_refused_is_explained_to_the_operator() {
         ("expired", "IP:127.0.0.1", -1, ca.as_str(), "its certificate has expired"),
         ("mismatched", "DNS:elsewhere.example.com", 2, ca.as_str(), "its certificate is for other names"),
         ("unknown", "IP:127.0.0.1", 2, "", "an authority that is not trusted here"),
+        ("the authority's own", "", 0, ca.as_str(), "its certificate is that of an authority"),
     ] {
-        let (certificate, key) = authority.issue(name, subject, days);
+        let (certificate, key) = if subject.is_empty() {
+            (authority.certificate(), authority.certificate().with_file_name("ca.key"))
+        } else {
+            authority.issue(name, subject, days)
+        };
         let lines = format!("ssl_certificate {}; ssl_certificate_key {};", shown(&certificate), shown(&key));
         let server = tls_front(&upstream, &lines);
         let mut site = Site::for_inference(&provider, &upstream);
