@@ -47,18 +47,18 @@ impl<D: Db> KeyValue for SqlKeyValue<D> {
     /// Looking makes no table.
     async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, KeyValueError> {
         let statement = "SELECT value FROM key_value WHERE name = $1";
-        let rows = match self.0.run(statement, &[Value::Text(key.to_owned())]).await {
-            Ok(rows) => rows,
-            Err(DbError::Refused(why)) => {
-                let dialect = self.0.dialect();
-                let look = HAS_TABLE.iter().find(|(of, _)| *of == dialect).map_or("", |(_, statement)| statement);
-                return match self.0.run(look, &[]).await {
-                    Ok(rows) if rows.is_empty() => Ok(None),
-                    _ => Err(KeyValueError(DbError::Refused(why).to_string())),
-                };
+        let parameters = [Value::Text(key.to_owned())];
+        let mut found = self.0.run(statement, &parameters).await;
+        if let Err(DbError::Refused(_)) = found {
+            let dialect = self.0.dialect();
+            let look = HAS_TABLE.iter().find(|(of, _)| *of == dialect).map_or("", |(_, statement)| statement);
+            if self.0.run(look, &[]).await.is_ok_and(|rows| rows.is_empty()) {
+                return Ok(None);
             }
-            Err(error) => return Err(KeyValueError(error.to_string())),
-        };
+            // Another instance may have made it between the two statements. Else this one says so again.
+            found = self.0.run(statement, &parameters).await;
+        }
+        let rows = found.map_err(|error| KeyValueError(error.to_string()))?;
         match rows.into_iter().next().and_then(|row| row.into_iter().next()) {
             None => Ok(None),
             Some(Value::Bytes(bytes)) => Ok(Some(bytes)),
@@ -119,6 +119,7 @@ mod tests {
                         let store = SqlKeyValue::new(TestPostgres::open(schema).expect("PostgreSQL"));
                         barrier.wait();
                         let name = format!("{round}-{instance}");
+                        assert_eq!(block_on(store.find(&name)), Ok(None), "whether there is a table or not");
                         block_on(store.set(&name, &[instance])).expect("it is kept");
                     });
                 }
