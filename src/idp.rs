@@ -1,8 +1,8 @@
 //! The conversation with the identity provider: documents fetched and kept, codes and refresh tokens exchanged, userinfo
 //! asked. What the answers mean is decided in `domain/{oidc,id_token,identity}.rs`.
 //!
-//! Every request is given up after [`PATIENCE`], a refresh after [`REFRESH_PATIENCE`]. A failure says whether it is final: a provider that is away or slow
-//! ends nobody's session (auth contract §14).
+//! Every request is given up after [`PATIENCE`], a refresh after [`REFRESH_PATIENCE`]. A failure says whether it is final: a
+//! provider that is away or slow ends nobody's session (auth contract §14).
 
 use std::time::Duration;
 

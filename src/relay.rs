@@ -270,11 +270,10 @@ impl<'a> Relay<'a> {
 
     /// Counts an attempt that is decided.
     fn attempted(&self, candidate: &Candidate, begun: Timestamp, outcome: &str, verdict: Verdict) {
-        let elapsed = self.gateway.ports.clock.now().since(begun);
         self.gateway.count(&Figure::Attempt {
             upstream: &self.gateway.config.upstreams[candidate.upstream].name,
             outcome,
-            ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            ms: self.gateway.ports.clock.now().millis_since(begun),
             failover: verdict == Verdict::TryNext && self.inference.has_next.get(),
         });
     }
@@ -527,8 +526,7 @@ impl<'a> Relay<'a> {
     }
 
     fn elapsed_ms(&self) -> u64 {
-        let elapsed = self.gateway.ports.clock.now().since(self.inference.received);
-        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+        self.gateway.ports.clock.now().millis_since(self.inference.received)
     }
 
     fn write(

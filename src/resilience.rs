@@ -519,11 +519,8 @@ impl Gateway {
 
     /// What the store says, if it does soon.
     async fn soon<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
-        let answer = match self.in_time(PATIENCE, answer).await {
-            Some(answer) => answer.map_err(|error| error.to_string()),
-            None => Err("the database is too slow".to_owned()),
-        };
-        answer
+        self.stored_in_time(PATIENCE, answer)
+            .await
             .map_err(|reason| self.log(Level::Debug, &format!("what is known of upstreams is not shared: {reason}")))
             .ok()
     }

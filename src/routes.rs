@@ -54,24 +54,25 @@ pub enum Route {
 /// `uri` without the dot segments of its path (RFC 3986 §5.2.4), as clients and proxies understand it (auth contract
 /// §4.6); `None` if it has none.
 pub fn without_dots(uri: &Uri) -> Option<Uri> {
-    let is_dot = |segment: &str| segment == "." || segment.eq_ignore_ascii_case("%2e");
-    let is_parent = |segment: &str| matches!(segment.to_ascii_lowercase().as_str(), ".." | ".%2e" | "%2e." | "%2e%2e");
-    let segments: Vec<&str> = uri.path().split('/').skip(1).collect();
-    if !segments.iter().any(|segment| is_dot(segment) || is_parent(segment)) {
+    let is = |segment: &str, spellings: &[&str]| spellings.iter().any(|one| one.eq_ignore_ascii_case(segment));
+    let is_dot = |segment: &str| is(segment, &[".", "%2e"]);
+    let is_parent = |segment: &str| is(segment, &["..", ".%2e", "%2e.", "%2e%2e"]);
+    let segments = || uri.path().split('/').skip(1);
+    if !segments().any(|segment| is_dot(segment) || is_parent(segment)) {
         return None;
     }
-    let mut kept = Vec::new();
-    for (place, segment) in segments.iter().enumerate() {
-        let stays_open = place + 1 == segments.len();
+    let mut kept: Vec<&str> = Vec::new();
+    let mut ends_open = false;
+    for segment in segments() {
+        ends_open = is_dot(segment) || is_parent(segment);
         if is_parent(segment) {
             kept.pop();
-        } else if !is_dot(segment) {
-            kept.push(*segment);
-            continue;
+        } else if !ends_open {
+            kept.push(segment);
         }
-        if stays_open {
-            kept.push("");
-        }
+    }
+    if ends_open {
+        kept.push("");
     }
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     Uri::try_from(format!("/{}{query}", kept.join("/"))).ok()

@@ -10,8 +10,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
-use futures_util::{FutureExt, pin_mut};
+use futures_util::FutureExt;
 use http::header;
 
 use crate::domain::audit::{AuditEvent, SessionBegun, SessionEnded};
@@ -216,20 +215,16 @@ impl Gateway {
         if self.cache.store_failed_at.get().is_some_and(|at| now.is_within(PAUSE, at)) {
             return false;
         }
-        let store = self.store();
-        let answer = store.has_session_ended(id);
-        pin_mut!(answer);
-        let trouble = match select(answer, self.ports.clock.sleep(PATIENCE)).await {
-            Either::Left((Ok(true), _)) => {
+        let trouble = match self.stored_in_time(PATIENCE, self.store().has_session_ended(id)).await {
+            Ok(true) => {
                 self.remember(id, Known::Ended);
                 return true;
             }
-            Either::Left((Ok(false), _)) => {
+            Ok(false) => {
                 self.remember(id, Known::GoingOn { asked_at: now, is_asked_again: false });
                 return false;
             }
-            Either::Left((Err(error), _)) => error.to_string(),
-            Either::Right(_) => "the database is too slow".to_owned(),
+            Err(trouble) => trouble,
         };
         self.cache.store_failed_at.set(Some(self.ports.clock.now()));
         self.log(Level::Warn, &format!("sessions that were ended cannot be told from others: {trouble}"));

@@ -149,19 +149,21 @@ struct Failed {
 }
 
 impl Gateway {
-    /// Leave for `session` to spend `amount`, or the refusal. Without an amount nothing is reserved: the request is
-    /// going to be refused for something else, unless its caller may not spend. `None` without the section `admin`:
-    /// nothing is metered.
+    /// Leave for `session` to spend what `asked` may cost, or the refusal. Where nothing is asked nothing is reserved: the
+    /// request is going to be refused for something else, unless its caller may not spend. `None` without the section
+    /// `admin`: nothing is metered.
     pub(crate) async fn clear(
         self: &Rc<Self>,
         context: &Context,
         session: &Session,
-        amount: Option<Money>,
+        asked: Option<&(Message, Plan)>,
     ) -> Result<Option<Clearance>, Response> {
         let Some(admin) = &self.config.admin else { return Ok(None) };
         let subject = session.subject().filter(|subject| !subject.is_empty());
-        let outcome = match (subject, amount) {
-            (Some(_), Some(amount)) => self.reserve(context, session, admin, amount).await,
+        let outcome = match (subject, asked) {
+            (Some(_), Some((message, plan))) => {
+                self.reserve(context, session, admin, self.most_cost(message, plan)).await
+            }
             _ => self.judge(session, admin).await.map(|judged| match judged {
                 Judged::Allowed(headers) => Cleared::Leave(Clearance { headers, hold: RefCell::new(None) }),
                 Judged::Blocked(gauge, groups) => Cleared::Blocked(gauge, groups),
@@ -279,7 +281,7 @@ impl Gateway {
     }
 
     /// The most that a request is reckoned to cost at the candidates of its plan.
-    pub(crate) fn most_cost(&self, message: &Message, plan: &Plan) -> Money {
+    fn most_cost(&self, message: &Message, plan: &Plan) -> Money {
         let served = plan.candidates.iter().map(|candidate| Served {
             upstream: &self.config.upstreams[candidate.upstream].name,
             model: &candidate.model,

@@ -23,6 +23,7 @@ use tower_service::Service;
 
 use crate::egress::Egress;
 use crate::guard::{Guard, Resolver};
+use crate::hosts::port;
 use crate::tls;
 
 /// No connection attempt may take longer, whatever the component allows.
@@ -70,7 +71,7 @@ impl Service<Uri> for Connector {
             let to_proxy = ToProxy { http: self.http.clone(), tls: Arc::clone(&tls) };
             return Box::pin(through(proxy, to_proxy, uri, secure, host, tls));
         }
-        let port = port(&uri);
+        let port = port(&uri).unwrap_or_default();
         let tcp = self.http.call(uri);
         Box::pin(async move {
             let tcp = tcp.await?;
@@ -105,14 +106,9 @@ async fn through(
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, tunnel.call(uri.clone())).await;
     let stream = stream.map_err(|_| failed(io::Error::from(io::ErrorKind::TimedOut).into()))?;
     let stream = stream.map_err(|error| failed(error.into()))?;
-    let stream = handshake(&tls, (&host, port(&uri)), TokioIo::new(stream)).await?;
+    let stream = handshake(&tls, (&host, port(&uri).unwrap_or_default()), TokioIo::new(stream)).await?;
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     Ok(Socket::Proxied { stream: Box::new(TokioIo::new(stream)), is_http2, is_forwarded: false })
-}
-
-/// The port of `uri`, or that of its scheme.
-fn port(uri: &Uri) -> u16 {
-    uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 })
 }
 
 /// TLS with `host` at `port` on `stream`.
@@ -146,7 +142,7 @@ impl Service<Uri> for ToProxy {
     fn call(&mut self, proxy: Uri) -> Self::Future {
         let tls = Arc::clone(&self.tls);
         let secure = proxy.scheme_str() == Some("https");
-        let (host, port) = (proxy.host().unwrap_or_default().to_owned(), port(&proxy));
+        let (host, port) = (proxy.host().unwrap_or_default().to_owned(), port(&proxy).unwrap_or_default());
         let tcp = self.http.call(proxy);
         Box::pin(async move {
             let tcp = tcp.await?;

@@ -9,7 +9,7 @@ use sallyport::config::{Config, Oidc, Proxy, upstream_origin};
 use url::Url;
 
 use crate::environment;
-use crate::hosts::default_port;
+use crate::hosts::port;
 
 /// The proxies that the environment names.
 pub(crate) struct Environment {
@@ -58,7 +58,7 @@ impl Environment {
 
     /// The proxy for `uri`.
     fn of(&self, uri: &Uri) -> Option<Intercept> {
-        let port = uri.port_u16().or_else(|| default_port(uri.scheme_str()?))?;
+        let port = port(uri)?;
         if self.exceptions.get(&port).is_some_and(|others| others.intercept(uri).is_none()) {
             return None;
         }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use http::Uri;
 use sallyport::config::{AwsAuth, Config, FoundryAuth, GoogleAuth, Provider, destinations, is_metadata};
 use url::Url;
 
@@ -96,8 +97,13 @@ impl Pattern {
     }
 }
 
+/// The port of `uri`, or that of its scheme.
+pub(crate) fn port(uri: &Uri) -> Option<u16> {
+    uri.port_u16().or_else(|| default_port(uri.scheme_str()?))
+}
+
 /// The port of `scheme` when none is written.
-pub(crate) fn default_port(scheme: &str) -> Option<u16> {
+fn default_port(scheme: &str) -> Option<u16> {
     Some(match scheme {
         "http" => 80,
         "https" => 443,

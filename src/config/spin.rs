@@ -81,18 +81,14 @@ pub fn without_effect_under_spin(config: &Config) -> Vec<&'static str> {
 
 /// Whether two upstreams on one host differ in their TLS settings.
 fn shares_a_host(config: &Config) -> bool {
-    let host = |upstream: &Upstream| {
-        Url::parse(&upstream_origin(upstream)).ok().and_then(|url| Some(url.host_str()?.to_owned()))
-    };
-    let mut found: Vec<(String, &Option<ClientTls>)> = Vec::new();
-    for upstream in &config.upstreams {
-        let Some(host) = host(upstream) else { continue };
-        if found.iter().any(|(other, tls)| *other == host && **tls != upstream.tls) {
-            return true;
-        }
-        found.push((host, &upstream.tls));
-    }
-    false
+    let upstreams = &config.upstreams;
+    let differ = |one: &Upstream, other: &Upstream| one.tls != other.tls && host(one) == host(other);
+    upstreams.iter().enumerate().any(|(place, one)| upstreams[..place].iter().any(|other| differ(one, other)))
+}
+
+/// The host that `upstream` is at.
+fn host(upstream: &Upstream) -> Option<String> {
+    Some(Url::parse(&upstream_origin(upstream)).ok()?.host_str()?.to_owned())
 }
 
 /// The first line of both files.
@@ -174,7 +170,6 @@ fn runtime_config(file: &str, text: &str, config: &Config, allowed: &BTreeSet<St
 
 /// TLS towards hosts that have settings of their own.
 fn client_tls(text: &str, config: &Config, out: &mut String) {
-    let host = |origin: &str| Url::parse(origin).ok().and_then(|url| Some(url.host_str()?.to_owned()));
     for (index, provider) in config.oidc.iter().enumerate() {
         let urls = [Some(&provider.issuer), provider.discovery_url.as_ref()];
         let hosts: BTreeSet<_> =
@@ -192,7 +187,7 @@ fn client_tls(text: &str, config: &Config, out: &mut String) {
     }
     let mut seen = BTreeSet::new();
     for upstream in &config.upstreams {
-        let hosts: BTreeSet<_> = host(&upstream_origin(upstream)).into_iter().collect();
+        let hosts: BTreeSet<_> = host(upstream).into_iter().collect();
         if let Some(tls) = &upstream.tls
             && seen.insert(hosts.clone())
         {

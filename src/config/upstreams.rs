@@ -273,7 +273,12 @@ fn anthropic_auth(keys: &mut Keys<'_, '_>) -> Option<AnthropicAuth> {
 fn bedrock(keys: &mut Keys<'_, '_>) -> Option<Provider> {
     let region = keys.required("region", region(), "AWS region.");
     let auth = keys.or("auth", section(aws_auth), "{}", AWS_AUTH);
-    let guardrail = keys.optional("guardrail", section(guardrail), "Guardrail on every invocation. All `bedrock` upstreams have one, or none has, and none beside `mantle`: requests would get around it.");
+    let guardrail = keys.optional(
+        "guardrail",
+        section(guardrail),
+        "Guardrail on every invocation. All `bedrock` upstreams have one, or none has, and none beside `mantle`: requests \
+         would get around it.",
+    );
     let assume_role = keys.optional("assume_role", section(assume_role), ASSUME_ROLE);
     Some(Provider::Bedrock { region: region?, auth: auth?, guardrail, assume_role })
 }

@@ -40,6 +40,11 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// The same in milliseconds, as figures and audit events have it.
+    pub fn millis_since(self, earlier: Self) -> u64 {
+        u64::try_from(self.since(earlier).as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Whether `earlier` was less than `age` ago. What lies ahead was noted before the clock was set back: it counts as
     /// old, or it would stay fresh until the clock has caught up.
     pub fn is_within(self, age: Duration, earlier: Self) -> bool {

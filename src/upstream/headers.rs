@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{CannotPrepare, Credential};
 use crate::config::Upstream;
+use crate::wire::content_encoding::is_known;
 
 /// How the gateway names itself; the product name is the reference's, which operators' rules look for.
 pub const USER_AGENT: &str = concat!("cc-gateway/", env!("CARGO_PKG_VERSION"));
@@ -26,16 +27,14 @@ pub(super) fn joined(headers: &HeaderMap, name: impl AsHeaderName) -> Option<Hea
     HeaderValue::from_bytes(&all).ok()
 }
 
-/// The codings of an answer that the gateway can take off again. An answer in any other could not be metered.
-const CODINGS: [&str; 5] = ["gzip", "x-gzip", "deflate", "br", "identity"];
-
-/// The client's `accept-encoding`, unchanged if the gateway can read all of it, else without the rest.
+/// The client's `accept-encoding`, unchanged if the gateway can read all of it, else without the rest: an answer in a
+/// coding that it cannot take off again could not be metered.
 pub(super) fn accept_encoding(client: &HeaderMap) -> Option<HeaderValue> {
     let value = joined(client, header::ACCEPT_ENCODING)?;
     let text = value.to_str().unwrap_or_default();
     let is_readable = |coding: &&str| {
         let name = coding.split(';').next().unwrap_or_default().trim();
-        CODINGS.iter().any(|known| known.eq_ignore_ascii_case(name))
+        is_known(name) || name.eq_ignore_ascii_case("identity")
     };
     let readable: Vec<&str> = text.split(',').map(str::trim).filter(is_readable).collect();
     match (readable.len() == text.split(',').count(), readable.is_empty()) {

@@ -10,8 +10,13 @@ use http::{HeaderMap, HeaderValue, header};
 /// The most that one piece may grow to. A piece is at most 64 KiB, and honest data does not shrink to a 256th.
 const MAX_EXPANSION: usize = 16 * 1024 * 1024;
 
-/// The encodings that [`Decoder::of`] knows, as an `Accept-Encoding` lists them.
-pub const KNOWN: [&str; 3] = ["gzip", "deflate", "br"];
+/// The encodings that [`Decoder::of`] knows.
+const KNOWN: [&str; 4] = ["gzip", "x-gzip", "deflate", "br"];
+
+/// Whether [`Decoder::of`] knows the encoding.
+pub fn is_known(encoding: &str) -> bool {
+    KNOWN.iter().any(|known| known.eq_ignore_ascii_case(encoding.trim()))
+}
 
 /// Decodes one body.
 pub struct Decoder {
@@ -71,7 +76,7 @@ impl Decoder {
 /// The content coding of an answer with these headers, if it is one that cannot be taken off.
 pub fn undecodable(headers: &HeaderMap) -> Option<&HeaderValue> {
     let coding = headers.get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity" && !coding.is_empty())?;
-    coding.to_str().ok().and_then(Decoder::of).is_none().then_some(coding)
+    (!coding.to_str().is_ok_and(is_known)).then_some(coding)
 }
 
 fn cut_off() -> std::io::Error {
@@ -246,6 +251,10 @@ mod tests {
     fn unknown_encodings_are_left_alone() {
         for encoding in ["identity", "zstd", "", "gzip, br"] {
             assert!(Decoder::of(encoding).is_none(), "{encoding}");
+            assert!(!is_known(encoding), "{encoding}");
+        }
+        for encoding in ["gzip", " X-GZIP", "deflate", "Br "] {
+            assert!(Decoder::of(encoding).is_some() && is_known(encoding), "{encoding}");
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::console;
 use crate::egress::Egress;
 use crate::fault::{broken, fault, remedy};
 use crate::guard::Guard;
-use crate::hosts::{Pattern, default_port};
+use crate::hosts::{Pattern, port};
 use crate::lane;
 use crate::tls;
 
@@ -104,7 +104,7 @@ impl Outbound {
     fn check(&self, uri: &Uri) -> Result<(), Error> {
         let scheme = uri.scheme_str().ok_or(Error::HttpRequestUriInvalid)?;
         let host = uri.host().ok_or(Error::HttpRequestUriInvalid)?;
-        let port = uri.port_u16().or_else(|| default_port(scheme)).ok_or(Error::HttpRequestUriInvalid)?;
+        let port = port(uri).ok_or(Error::HttpRequestUriInvalid)?;
         if !self.allows(scheme, host, port) {
             console::warn(&format!("outbound request refused: {scheme}://{host}:{port} is not an allowed host"));
             return Err(Error::HttpRequestDenied);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Books, Exchange, Federation, Gateway, MODEL, Postgres, Site, Store, Upstream, discovery, eventually, message,
-    question,
+    question, said,
 };
 
 const BETA: &str = "not-yet-known-2026-01-01";
@@ -251,13 +251,7 @@ fn what_is_sent_once_more_is_masked_both_times_and_restored_for_the_client() {
         let sent = String::from_utf8_lossy(&seen[1].body).into_owned();
         assert!(sent.contains(words) && !sent.contains(host), "{sent}");
         let text = answer.text();
-        let text: String = if stream {
-            let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
-            let data = data.map(|data| serde_json::from_str::<Value>(data).expect("JSON"));
-            data.filter_map(|data| data["delta"]["text"].as_str().map(str::to_owned)).collect()
-        } else {
-            text.to_owned()
-        };
+        let text = if stream { said(text).concat() } else { text.to_owned() };
         assert!(text.contains(&content), "{text}");
         assert_eq!(answer.header("x-sallyport-masked"), "1");
         let event = gateway.log.event("inference", |_| true);

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Exchange, Gateway, MODEL, Postgres, Server, Site, Upstream, discovery, lacks, plain_client,
+    Answer, Exchange, Gateway, MODEL, Postgres, Server, Site, Upstream, discovery, lacks, plain_client, said,
 };
 
 use self::conversation::{Conversation, Dice, generate};
@@ -164,20 +164,6 @@ fn pieces(text: &str, cut: Cut, dice: &mut Dice) -> Vec<String> {
             pieces
         }
     }
-}
-
-/// What a stream says, block by block.
-fn said(stream: &str) -> Vec<String> {
-    let mut blocks = BTreeMap::<u64, String>::new();
-    for data in stream.lines().filter_map(|line| line.strip_prefix("data: ")) {
-        let data: Value = serde_json::from_str(data).expect("JSON");
-        for member in ["text", "partial_json", "thinking"] {
-            if let Some(text) = data["delta"][member].as_str() {
-                blocks.entry(data["index"].as_u64().expect("an index")).or_default().push_str(text);
-            }
-        }
-    }
-    blocks.into_values().collect()
 }
 
 /// The events of a stream that carry no text of the model.

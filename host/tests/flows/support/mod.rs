@@ -49,7 +49,7 @@ pub(crate) use server::{Authority, Server};
 pub(crate) use streaming::Streaming;
 pub(crate) use tokens::{forge, header, session, session_with, unix_now};
 pub(crate) use upstream::{
-    DELTAS, Exchange, MODEL, Seen, Upstream, discovery, discovery_when, message, question, question_of,
+    DELTAS, Exchange, MODEL, Seen, Upstream, discovery, discovery_when, message, question, question_of, said,
 };
 
 /// How long a story waits for anything. Generous: a healthy run never comes near, and a slow machine is no fault.

@@ -1,5 +1,6 @@
 //! A model provider under control: it records what it is asked and answers as it is told, to the byte and to the moment.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +45,20 @@ pub(crate) fn message() -> Value {
         "stop_reason": "end_turn", "stop_sequence": null,
         "usage": {"input_tokens": 9, "output_tokens": 7},
     })
+}
+
+/// What a stream says, block by block.
+pub(crate) fn said(stream: &str) -> Vec<String> {
+    let mut blocks = BTreeMap::<u64, String>::new();
+    for data in stream.lines().filter_map(|line| line.strip_prefix("data: ")) {
+        let data: Value = serde_json::from_str(data).expect("JSON");
+        for member in ["text", "partial_json", "thinking"] {
+            if let Some(text) = data["delta"][member].as_str() {
+                blocks.entry(data["index"].as_u64().expect("an index")).or_default().push_str(text);
+            }
+        }
+    }
+    blocks.into_values().collect()
 }
 
 /// The events of a streamed answer, in order.

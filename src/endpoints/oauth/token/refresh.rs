@@ -15,6 +15,7 @@ use futures_util::future::{Fuse, FusedFuture, LocalBoxFuture};
 use http::{StatusCode, header};
 
 use super::{Bearer, TokenResponse, missing};
+use crate::config::Oidc;
 use crate::domain::audit::{AuditEvent, SessionEnded, SessionOutcome};
 use crate::domain::device_grant::INTERVAL;
 use crate::domain::ids::Timestamp;
@@ -72,9 +73,7 @@ pub(super) async fn refresh(
     upkeep::after_response(gateway);
     let opened = gateway.unseal(|keys| RefreshToken::open(presented, keys)).await?;
     let mut token = opened.map_err(|error| ended(gateway, context, &format!("refresh token: {error}")))?;
-    if providers::find(&gateway.config.oidc, token.provider.as_deref()).is_none() {
-        return Err(ended(gateway, context, "refresh token: its identity provider is not configured any more"));
-    }
+    provider(gateway, context, &token)?;
     let claim = claim(gateway, context, client, &mut token).await?;
     if let Claim::Done(sealed, age) = &claim {
         return again(gateway, context, sealed, *age).await;
@@ -92,6 +91,12 @@ pub(super) async fn refresh(
             Err(takes_too_long(gateway, context, "the identity provider takes long; its answer is still waited for"))
         }
     }
+}
+
+/// Who issued what is in `token`.
+fn provider<'a>(gateway: &'a Gateway, context: &Context, token: &RefreshToken) -> Result<&'a Oidc, Failure> {
+    providers::find(&gateway.config.oidc, token.provider.as_deref())
+        .ok_or_else(|| ended(gateway, context, "refresh token: its identity provider is not configured any more"))
 }
 
 /// The one question to the identity provider.
@@ -217,9 +222,7 @@ impl Exchange {
     /// Asks, and notes what the identity provider says.
     async fn run(self, token: RefreshToken) -> Result<Response, Failure> {
         let Self { gateway, context, .. } = &self;
-        let provider = providers::find(&gateway.config.oidc, token.provider.as_deref()).ok_or_else(|| {
-            ended(gateway, context, "refresh token: its identity provider is not configured any more")
-        })?;
+        let provider = provider(gateway, context, &token)?;
         let trouble = match gateway.in_time(LIMIT, idp::refresh(gateway, provider, &token.idp_token)).await {
             Some(Ok(signed_in)) => return self.go_on(token, signed_in).await,
             Some(Err(trouble)) => trouble,

@@ -35,14 +35,10 @@ async fn infer(
     let clearance = match operation {
         Operation::CountTokens => None,
         // A blocked caller is told so whatever they send (inference contract §4).
-        Operation::Messages => {
-            let counted = prepared.as_ref().ok().filter(|_| gateway.config.admin.is_some());
-            let amount = counted.map(|(message, plan)| gateway.most_cost(message, plan));
-            match gateway.clear(context, &session, amount).await {
-                Ok(clearance) => clearance,
-                Err(refusal) => return Ok(refusal),
-            }
-        }
+        Operation::Messages => match gateway.clear(context, &session, prepared.as_ref().ok()).await {
+            Ok(clearance) => clearance,
+            Err(refusal) => return Ok(refusal),
+        },
     };
     let (message, plan) =
         prepared.inspect_err(|failure| refused(gateway, context, (&session, operation), received, failure))?;
@@ -74,7 +70,6 @@ fn refused(
     received: Timestamp,
     failure: &Failure,
 ) {
-    let elapsed = gateway.ports.clock.now().since(received);
     let event = AuditEvent::Inference {
         sub: session.subject(),
         email: session.email(),
@@ -85,7 +80,7 @@ fn refused(
         upstream_cloud_request_id: None,
         billing: Billing::default(),
         status: failure.status().as_u16(),
-        ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        ms: gateway.ports.clock.now().millis_since(received),
         count: None,
         masking: None,
     };

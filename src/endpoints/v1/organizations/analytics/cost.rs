@@ -150,15 +150,14 @@ fn shown(row: &CostRow, query: &CostQuery, from: Date, to: Date) -> Value {
         "cost": {"currency": "USD", "amount": amount, "list_amount": amount, "requests": null},
     })
 }
+
 /// This report alone writes the address before the name (inference contract §18.9).
 fn in_order(mut actor: Value) -> Value {
-    let deleted = actor["deleted"].take();
-    if let Some(members) = actor.as_object_mut()
-        && let Some(name) = members.shift_remove("name")
-    {
-        members.shift_remove("deleted");
-        members.insert("name".to_owned(), name);
-        members.insert("deleted".to_owned(), deleted);
+    let Some(members) = actor.as_object_mut() else { return actor };
+    for last in ["name", "deleted"] {
+        if let Some((name, value)) = members.shift_remove_entry(last) {
+            members.insert(name, value);
+        }
     }
     actor
 }
