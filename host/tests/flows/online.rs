@@ -59,6 +59,23 @@ fn everything_that_answers_is_tried_and_nothing_stands_in_the_way() {
 }
 
 #[test]
+fn what_answers_at_an_upstreams_address_and_is_none_is_told_apart() {
+    for (status, body, works, said_of_it) in [
+        (200, "{}", true, "the credential is accepted"),
+        (404, "{}", true, "this says nothing about the credential"),
+        (200, "<html>Welcome</html>", false, "what comes is not JSON"),
+        (302, "", false, "no redirections are followed"),
+        (503, "{}", false, "it does not work at the moment"),
+    ] {
+        let upstream = Upstream::start(move |exchange| exchange.answer_bytes(status, &[], body.as_bytes()));
+        let site = Site::for_inference(&discovery(), &upstream);
+        let (code, said) = check(&site, UPSTREAM_KEY);
+        assert_eq!((code == Some(0), failed(&said).is_empty()), (works, works), "{status} {body}: {said}");
+        assert!(said["online"].to_string().contains(said_of_it), "{said}");
+    }
+}
+
+#[test]
 fn a_credential_that_is_refused_and_a_provider_that_is_away_are_named() {
     let mut site = Site::for_inference(&discovery(), &keyed_upstream());
     let (code, said) = check(&site, "another-key-for-tests-only");

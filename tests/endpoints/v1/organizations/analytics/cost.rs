@@ -75,6 +75,8 @@ fn costs_are_told_in_total_by_day_by_person_and_by_group() {
         assert_eq!(rows(&page), expected, "{query}");
     }
     let page = read(&mut gateway, "starting_at=2031-02-01T00:00:00Z&group_by[]=actor&actor_ids[]=ada");
+    let members = page["data"][0]["group"]["actor"].as_object().expect("an actor");
+    assert!(members.keys().eq(["type", "user_id", "email_address", "name", "deleted"]), "the contract's order");
     let row = &page["data"][0];
     assert_eq!((&row["ending_at"], &row["cost"]["requests"]), (&json!("2031-02-05T00:00:00Z"), &json!(null)));
     assert_eq!(row["group"]["actor"]["email_address"], "ada@example.test");
